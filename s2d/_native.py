@@ -1,0 +1,65 @@
+"""Loads the compiled modules, or says exactly how to build them."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import torch
+
+BUILD_HINT = "build it with `pip install -c constraints.txt -e .` in a checkout, then start Python again"
+
+
+def _find(stem: str) -> Path | None:
+    """The compiled library beside this package, wherever an editable install put it."""
+    spec = importlib.util.find_spec("s2d")
+    folders = list(spec.submodule_search_locations or []) if spec else []
+    for folder in [*folders, str(Path(__file__).parent)]:
+        candidate = Path(folder) / f"{stem}.so"
+        if candidate.is_file():
+            return candidate
+    return None
+
+
+def _load(stem: str) -> str | None:
+    """Load one library of operators; the reason where that is not possible."""
+    path = _find(stem)
+    if path is None:
+        return f"the compiled module s2d/{stem}.so is not there; {BUILD_HINT}"
+    try:
+        torch.ops.load_library(str(path))
+    except OSError as error:
+        return f"s2d/{stem}.so was built but does not load beside torch {torch.__version__}: {error}; {BUILD_HINT}"
+    return None
+
+
+_reasons: dict[str, str | None] = {"cpu": _load("_ops")}
+if torch.version.cuda is None:
+    _reasons["cuda"] = f"torch {torch.__version__} is built without CUDA"
+elif _reasons["cpu"] is not None:
+    _reasons["cuda"] = _reasons["cpu"]
+else:
+    _reasons["cuda"] = _load("_cuda")
+
+
+def missing(device_type: str) -> str | None:
+    """Why there are no native kernels for this device type, or None where they are loaded."""
+    return _reasons.get(device_type, f"there are no kernels for {device_type}")
+
+
+def host() -> ModuleType:
+    """The compiled module for work on bytes (COCO strings); ImportError with the remedy where it was not built."""
+    try:
+        return importlib.import_module("s2d._host")
+    except ImportError as error:
+        raise ImportError(f"s2d._host does not load: {error}; {BUILD_HINT}") from None
+
+
+def fake(name: str) -> Callable:
+    """Register the fake (shape-only) implementation of ``s2d::name`` where the operator exists."""
+    if missing("cpu") is not None:
+        return lambda function: function
+    return torch.library.register_fake(f"s2d::{name}")

@@ -1,0 +1,1 @@
+"""Videos in, and the data that flows between the stages."""

@@ -1,0 +1,76 @@
+"""Definition of the ``rle`` room in plain torch and Python: COCO's run-length encoding."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def encode(mask: Tensor) -> Tensor:
+    """Runs of one mask ``[H, W]`` in column-major order, zeros first: int32 ``[R]``."""
+    pixels = mask.T.reshape(-1)
+    starts = (pixels[1:] != pixels[:-1]).nonzero().flatten() + 1
+    ends = torch.cat([starts, starts.new_tensor([pixels.numel()])])
+    counts = torch.diff(ends, prepend=ends.new_zeros(1))
+    if pixels.numel() and pixels[0]:
+        counts = torch.cat([counts.new_zeros(1), counts])
+    return counts.int()
+
+
+def decode(counts: Tensor, height: int, width: int) -> Tensor:
+    """The mask of one run-length code: bool ``[H, W]``."""
+    value = torch.arange(len(counts), device=counts.device) % 2 == 1
+    return torch.repeat_interleave(value, counts.long()).view(width, height).T
+
+
+def bbox(counts: Tensor, height: int, width: int) -> list[int]:
+    y, x = decode(counts, height, width).nonzero(as_tuple=True)
+    if len(x) == 0:
+        return [0, 0, 0, 0]
+    return [int(x.min()), int(y.min()), int(x.max() - x.min()) + 1, int(y.max() - y.min()) + 1]
+
+
+def iou(a: Tensor, b: Tensor, crowd: Tensor) -> Tensor:
+    """IoU of masks ``[N, P]`` and ``[M, P]``; a crowd column divides by the area of the row alone. float64 ``[N, M]``."""
+    a, b = a.double(), b.double()
+    intersection = a @ b.T
+    union = a.sum(1)[:, None] + b.sum(1)[None, :] - intersection
+    divisor = torch.where(crowd[None, :], a.sum(1)[:, None], union)
+    return torch.where(intersection > 0, intersection / divisor.clamp(min=1), 0.0)
+
+
+def to_string(counts: list[int]) -> str:
+    """COCO's string: five bits a character from '0' on, the sixth says 'more'; from the fourth run on, the difference
+    to the run two before."""
+    characters = []
+    for index, count in enumerate(counts):
+        value = count - counts[index - 2] if index > 2 else count
+        while True:
+            chunk = value & 31
+            value >>= 5
+            more = value != (-1 if chunk & 16 else 0)
+            characters.append(chr((chunk | 32 if more else chunk) + 48))
+            if not more:
+                break
+    return "".join(characters)
+
+
+def from_string(text: str) -> list[int]:
+    """The runs of a COCO string; ValueError where it is not one."""
+    counts: list[int] = []
+    value = shift = 0
+    for character in text:
+        chunk = ord(character) - 48
+        if not 0 <= chunk < 64:
+            raise ValueError(f"expected characters from '0' to 'o', got {character!r}")
+        value |= (chunk & 31) << shift
+        shift += 5
+        if chunk & 32:
+            continue
+        if chunk & 16:
+            value -= 1 << shift
+        counts.append(value + counts[-2] if len(counts) > 2 else value)
+        value = shift = 0
+    if shift:
+        raise ValueError("expected a complete last run, got a string that ends within it")
+    return counts
