@@ -1,0 +1,19 @@
+"""How good predictions are: tube IoU, region similarity J, YouTube-VIS average precision. Nothing here knows a model."""
+
+from s2d.metrics.baselines import link_greedily
+from s2d.metrics.davis import RegionSimilarity, frame_j, region_similarity
+from s2d.metrics.tubes import at_size, match_tubes, mean_tube_iou, tube_iou
+from s2d.metrics.ytvis import AveragePrecision, average_precision
+
+__all__ = [
+    "AveragePrecision",
+    "RegionSimilarity",
+    "at_size",
+    "average_precision",
+    "frame_j",
+    "link_greedily",
+    "match_tubes",
+    "mean_tube_iou",
+    "region_similarity",
+    "tube_iou",
+]
