@@ -179,7 +179,8 @@ def mask_nms(masks: BitMasks | Tensor, scores: Tensor, threshold: float, *, impl
     if ROOM.choose(bits.device, impl) == "reference":
         return reference.nms(bits.words, scores, threshold)
     order = torch.argsort(scores, descending=True, stable=True)
-    return torch.ops.s2d.mask_nms(bits.words, order, threshold)
+    kept = torch.ops.s2d.mask_nms(bits.words, order, threshold)
+    return order[kept.view(torch.bool)]
 
 
 @_native.fake("pack_masks")
@@ -209,5 +210,4 @@ def _(a: Tensor, b: Tensor) -> Tensor:
 
 @_native.fake("mask_nms")
 def _(words: Tensor, order: Tensor, threshold: float) -> Tensor:
-    kept = torch.library.get_ctx().new_dynamic_size()
-    return words.new_empty(kept)
+    return words.new_empty(words.shape[:1], dtype=torch.uint8)
