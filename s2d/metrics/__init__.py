@@ -1,4 +1,4 @@
-"""How good predictions are: tube IoU, region similarity J, YouTube-VIS average precision. Nothing here knows a model."""
+"""How good predictions are: tube IoU, region similarity J, YouTube-VIS average precision. Knows no model."""
 
 from s2d.metrics.baselines import link_greedily
 from s2d.metrics.davis import RegionSimilarity, frame_j, region_similarity

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import torch
@@ -40,7 +41,7 @@ class RegionSimilarity:
         """J of the first quarter of the frames minus J of the last quarter (neighbouring quarters share a frame)."""
         number = self.frames.shape[1]
         bounds = (torch.linspace(1, number, 5, dtype=torch.float64) + 1e-10).round().long() - 1
-        quarters = [self.frames[:, a : b + 1].mean(1) for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+        quarters = [self.frames[:, a : b + 1].mean(1) for a, b in itertools.pairwise(bounds.tolist())]
         return float((quarters[0] - quarters[-1]).mean())
 
 

@@ -51,8 +51,7 @@ def average_precision(pairs: Sequence[tuple[Tracks, Tracks]]) -> AveragePrecisio
     if total == 0:
         return AveragePrecision(*[float("nan")] * 5)
     scored = [_ranked(predictions, truth) for predictions, truth in pairs]
-    precision, recall = _curves(scored, total, most=100)
-    means = precision.mean(1)
+    means = _curves(scored, total, most=100)[0].mean(1)
     return AveragePrecision(
         ap=float(means.mean()),
         ap50=float(means[0]),

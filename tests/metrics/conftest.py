@@ -13,7 +13,7 @@ def make_tracks():
 
     def build(masks, scores=None, video="clip"):
         masks = masks.bool()
-        number, frames, height, width = masks.shape
+        number, _, height, width = masks.shape
         scores = torch.ones(number) if scores is None else torch.as_tensor(scores, dtype=torch.float32)
         annotated = masks.flatten(2).any(2)
         return Tracks(video, (height, width), rle_encode(masks.reshape(-1, height, width)), annotated, scores)
