@@ -38,9 +38,12 @@ class RLE:
 
     def __getitem__(self, index: int | slice | Sequence[int] | Tensor) -> RLE:
         """The codes of some masks, in the order asked for; an int gives a batch of one."""
-        chosen = torch.arange(len(self))[index].reshape(-1).tolist()
-        bounds = self.offsets.tolist()
-        return RLE.from_counts([self.counts[bounds[n] : bounds[n + 1]] for n in chosen], self.sizes[chosen])
+        chosen = torch.arange(len(self))[index].reshape(-1)
+        lengths = self.offsets.diff()[chosen]
+        offsets = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
+        # Position of every run: its place within its mask, moved from the new start of the mask to the old one.
+        moved = torch.repeat_interleave(self.offsets[chosen] - offsets[:-1], lengths)
+        return RLE(self.counts[torch.arange(int(offsets[-1])) + moved], offsets, self.sizes[chosen])
 
     @staticmethod
     def from_counts(counts: Sequence[Tensor], sizes: Tensor) -> RLE:
@@ -65,23 +68,23 @@ class RLE:
         runs = torch.full((number,), height * width, dtype=torch.int32)
         return RLE(runs, torch.arange(number + 1), torch.tensor([[height, width]]).expand(number, 2).int())
 
-    def to_coco(self) -> list[dict]:
+    def to_coco(self, *, impl: str | None = None) -> list[dict]:
         """COCO dictionaries: ``{"size": [H, W], "counts": compressed string}`` each."""
         counts, bounds, sizes = self.counts.tolist(), self.offsets.tolist(), self.sizes.tolist()
-        encode = reference.to_string if forced_impl() == "reference" else _native.host().rle_to_string
+        encode = reference.to_string if (impl or forced_impl()) == "reference" else _native.host().rle_to_string
         return [
             {"size": size, "counts": encode(counts[start:stop])}
             for size, start, stop in zip(sizes, bounds[:-1], bounds[1:], strict=True)
         ]
 
     @staticmethod
-    def from_coco(objects: Sequence[dict]) -> RLE:
+    def from_coco(objects: Sequence[dict], *, impl: str | None = None) -> RLE:
         """From COCO dictionaries with compressed (str or bytes) or uncompressed (list) ``counts``.
 
         Raises:
             ValueError: a code that is not one, or whose runs do not add up to its size; names the index of the mask.
         """
-        decode = reference.from_string if forced_impl() == "reference" else _native.host().rle_from_string
+        decode = reference.from_string if (impl or forced_impl()) == "reference" else _native.host().rle_from_string
         counts, sizes = [], []
         for index, item in enumerate(objects):
             try:
