@@ -1,0 +1,25 @@
+"""Definition of the ``ms_deform_attn`` room in plain torch."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def attend(
+    value: Tensor, spatial_shapes: list[list[int]], sampling_locations: Tensor, attention_weights: Tensor
+) -> Tensor:
+    """One bilinear look-up per level for all heads and points, then one weighted sum."""
+    number, _, heads, channels = value.shape
+    queries, levels, points = sampling_locations.shape[1], *sampling_locations.shape[3:5]
+    # grid_sample's -1 .. 1 runs between the outer edges of the map, as 0 .. 1 does here.
+    grids = (2 * sampling_locations - 1).transpose(1, 2).flatten(0, 1)
+    sampled = []
+    for level, tokens in enumerate(value.split([h * w for h, w in spatial_shapes], dim=1)):
+        height, width = spatial_shapes[level]
+        image = tokens.flatten(2).transpose(1, 2).reshape(number * heads, channels, height, width)
+        sampled.append(F.grid_sample(image, grids[:, :, level], padding_mode="zeros", align_corners=False))
+    weights = attention_weights.transpose(1, 2).reshape(number * heads, 1, queries, levels * points)
+    weighted = (torch.cat(sampled, dim=-1) * weights).sum(-1)
+    return weighted.view(number, heads * channels, queries).transpose(1, 2)
