@@ -244,7 +244,8 @@ def _encode(path: Path, frames: Iterable[Tensor], rate: Fraction, timestamps: Se
                 found = f"{frame.dtype} {list(frame.shape)} at {count}"
                 raise ValueError(f"s2d::write_video: expected frames uint8 [3, H, W] of one size, got {found}")
             pixels = _even(frame.permute(1, 2, 0).numpy())
-            stream.height, stream.width = pixels.shape[:2]
+            if count == 0:
+                stream.height, stream.width = pixels.shape[:2]
             picture = av.VideoFrame.from_ndarray(pixels, "rgb24")
             picture.time_base = stream.codec_context.time_base
             picture.pts = count if timestamps is None else round((timestamps[count] - timestamps[0]) * _CLOCK)
