@@ -1,0 +1,126 @@
+"""How far other frames agree with a mask: by carried points and by masks warped along flow."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import sparse
+from torch import Tensor
+
+from s2d.ops import BitMasks, TrackCoverage, flow_compose, flow_warp_iou
+
+
+def cover_matrix(coverage: TrackCoverage) -> sparse.csr_array:
+    """``[N, N]``: share of mask i's carried points that land in mask j, from its compressed rows."""
+    number = len(coverage.offsets) - 1
+    parts = (coverage.values.numpy(), coverage.columns.numpy(), coverage.offsets.numpy())
+    return sparse.csr_array(parts, shape=(number, number))
+
+
+def mutual_cover(covers: sparse.csr_array) -> sparse.csr_array:
+    """The IoU that two masks' shares of each other imply, ``1 / (1 / c_ij + 1 / c_ji - 1)``: symmetric ``[N, N]``.
+
+    Where i covers j by c_ij = |i & j| / |i| and j covers i by c_ji = |i & j| / |j|, that is |i & j| / |i | j|.
+    """
+    both = covers.multiply(covers.T) > 0
+    there, back = (sparse.csr_array(half.multiply(both)) for half in (covers, covers.T.tocsr()))
+    there.sort_indices()
+    back.sort_indices()
+    product = there.data * back.data
+    return sparse.csr_array((product / (there.data + back.data - product), there.indices, there.indptr), covers.shape)
+
+
+def trajectory_scores(mutual: sparse.csr_array, visible: np.ndarray, frames: np.ndarray) -> np.ndarray:
+    """Mean over the other frames that see a mask of its best mutual cover there: float64 ``[N]`` in [0, 1].
+
+    Args:
+        mutual: from `mutual_cover`.
+        visible: bool ``[N, T]``.
+        frames: int64 ``[N]``.
+    """
+    number, length = visible.shape
+    pairs = mutual.tocoo()
+    best = np.zeros((number, length))
+    np.maximum.at(best, (pairs.row, frames[pairs.col]), pairs.data)
+    seen = visible.copy()
+    seen[np.arange(number), frames] = False
+    return (best * seen).sum(1) / np.maximum(seen.sum(1), 1)
+
+
+class ChainedFlow:
+    """Flow over several frames, composed from neighbours' and kept only as long as it is needed.
+
+    Args:
+        forward: ``[T - 1, H, W, 2]``, frame t to t + 1.
+        backward: ``[T - 1, H, W, 2]``, frame t + 1 to t.
+    """
+
+    def __init__(self, forward: Tensor, backward: Tensor) -> None:
+        self._forward, self._backward = forward, backward
+        self._made: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
+
+    def between(self, t: int, step: int) -> tuple[Tensor, Tensor]:
+        """Flow ``[H, W, 2]`` from frame t to t + step and back. Frames before t are forgotten."""
+        self._made = {key: flows for key, flows in self._made.items() if key[0] >= t}
+        return self._chain(t, step)
+
+    def _chain(self, t: int, step: int) -> tuple[Tensor, Tensor]:
+        if step == 1:
+            return self._forward[t].float(), self._backward[t].float()
+        if (t, step) not in self._made:
+            # Halves that are powers of two serve the next frames too.
+            half = 1 << ((step - 1).bit_length() - 1)
+            there, back = self._chain(t, half)
+            onward, homeward = self._chain(t + half, step - half)
+            self._made[t, step] = flow_compose(there, onward), flow_compose(homeward, back)
+        return self._made[t, step]
+
+
+def flow_scores(
+    masks: BitMasks, frames: np.ndarray, forward: Tensor, backward: Tensor, offsets: Sequence[int]
+) -> np.ndarray:
+    """Mean over neighbouring frames of the best IoU of a warped mask with a mask there: float64 ``[N]`` in [0, 1].
+
+    ``score(i) = mean over k of max_j IoU(warp(i), mask j)`` for k in +- ``offsets``, those outside the scene left out;
+    pixels that fail the forward-backward check do not count.
+
+    Args:
+        masks: ``[N, H, W]``.
+        frames: int64 ``[N]``, ascending: the frame of each.
+        forward, backward: ``[T - 1, H, W, 2]``, as `s2d.ops.track_points` takes them.
+        offsets: positive distances in frames.
+    """
+    length = len(forward) + 1
+    total, seen = np.zeros(len(frames)), np.zeros(len(frames))
+    bounds = np.searchsorted(frames, np.arange(length + 1))
+    chain = ChainedFlow(forward, backward)
+    for t in range(length):
+        for step in (k for k in offsets if t + k < length):
+            here, there = slice(bounds[t], bounds[t + 1]), slice(bounds[t + step], bounds[t + step + 1])
+            seen[here] += 1
+            seen[there] += 1
+            if here.start == here.stop or there.start == there.stop:
+                continue
+            ahead, back = (flow[None] for flow in chain.between(t, step))
+            first, second = (BitMasks(masks.words[part][None], masks.width) for part in (here, there))
+            total[here] += flow_warp_iou(first, second, back, reverse=ahead)[0].amax(1).double().numpy()
+            total[there] += flow_warp_iou(second, first, ahead, reverse=back)[0].amax(1).double().numpy()
+    return total / np.maximum(seen, 1)
+
+
+def blend_scores(trajectory: np.ndarray | None, flow: np.ndarray | None) -> np.ndarray:
+    """The mean of the scores that were asked for: float64 ``[N]``."""
+    return np.mean([scores for scores in (trajectory, flow) if scores is not None], axis=0)
+
+
+def visible_frames(coverage: TrackCoverage, share: float) -> np.ndarray:
+    """bool ``[N, T]``: more than ``share`` of the mask's points are visible."""
+    return (coverage.visibility > share).numpy()
+
+
+def ambiguous_frames(covers: sparse.csr_array, frames: np.ndarray, length: int) -> np.ndarray:
+    """In which frames each mask covers two or more masks: bool ``[N, T]``."""
+    pairs = covers.tocoo()
+    cells = pairs.row.astype(np.int64) * length + frames[pairs.col]
+    return (np.bincount(cells, minlength=len(frames) * length) > 1).reshape(len(frames), length)

@@ -1,0 +1,68 @@
+"""Videos cut into scenes: stretches of frames that motion can be followed through."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from statistics import median
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from s2d.data.video import Video
+
+# Colour levels per channel of the histograms, and how many earlier distances say what is usual.
+_LEVELS, _MEMORY = 8, 8
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Frames without a cut between them.
+
+    Attributes:
+        start: index of the first frame in the video.
+        frames: uint8 ``[T, 3, H, W]`` RGB.
+        continues: whether the first frames are also the last ones of the scene before (no cut lies between the two).
+    """
+
+    start: int
+    frames: Tensor
+    continues: bool
+
+
+def split_scenes(video: Video, max_span: int, overlap: int, cut: float) -> Iterator[Scene]:
+    """The scenes of a video, one at a time, each at most ``max_span`` frames.
+
+    A cut lies where the colour histogram changes by more than ``cut`` (half the L1 distance, 0 to 1) and by more than
+    three times what was usual just before. Stretches longer than ``max_span`` are split so that ``overlap`` frames
+    belong to both parts.
+    """
+    frames: list[Tensor] = []
+    distances: list[float] = []
+    start, continues = 0, False
+    before: np.ndarray | None = None
+    for index, frame in enumerate(video):
+        histogram = _histogram(frame)
+        distance = 0.0 if before is None else 0.5 * float(np.abs(histogram - before).sum())
+        before = histogram
+        usual = median(distances[-_MEMORY:]) if distances else 0.0
+        if frames and distance > max(cut, 3 * usual):
+            yield Scene(start, torch.stack(frames), continues)
+            frames, distances, start, continues = [], [], index, False
+        elif len(frames) == max_span:
+            yield Scene(start, torch.stack(frames), continues)
+            frames = frames[max_span - overlap :]
+            start, continues = index - overlap, overlap > 0
+        if frames:
+            distances.append(distance)
+        frames.append(frame)
+    if frames:
+        yield Scene(start, torch.stack(frames), continues)
+
+
+def _histogram(frame: Tensor) -> np.ndarray:
+    """Share of pixels of each colour, a sixteenth of the pixels counted: float64 ``[levels ** 3]``."""
+    red, green, blue = (frame[:, ::4, ::4].numpy() // (256 // _LEVELS)).astype(np.int64)
+    colours = (red * _LEVELS + green) * _LEVELS + blue
+    return np.bincount(colours.ravel(), minlength=_LEVELS**3) / colours.size

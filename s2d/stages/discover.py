@@ -1,0 +1,207 @@
+"""Keymasks from noisy masks of single frames: an object is what motion leads from frame to frame.
+
+Points of every mask are carried through the scene by optical flow; masks that are visible together and match each
+other's points are one instance. arXiv 2512.14440, section 3, with one dense flow a video in place of a point tracker.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from s2d.data.types import FrameMasks, Keymasks
+from s2d.data.video import Video
+from s2d.errors import InputError
+from s2d.motion.dis import video_flow
+from s2d.ops import RLE, BitMasks, pack_masks, track_coverage, unpack_masks
+from s2d.stages import _agreement as agreement
+from s2d.stages._grouping import Group, temporal_groups, visibility_groups
+from s2d.stages._instances import Instance, join_duplicates, keep_best
+from s2d.stages._scenes import Scene, split_scenes
+
+SCORINGS = ("trajectory", "flow", "both")
+
+
+@dataclass(frozen=True)
+class DiscoverSettings:
+    """Thresholds of discovery; those of the paper where it has them.
+
+    Attributes:
+        scoring: what ranks masks: agreement of carried points ("trajectory"), of masks warped along flow ("flow"), or
+            the mean of the two ("both").
+        short_side: motion is followed in frames of this short side, pixels (smaller frames as they are).
+        max_span: frames followed at once; longer scenes are split.
+        overlap: frames that two parts of a split scene share.
+        cut: change of the colour histogram (0 to 1) that starts a new scene.
+        grid: lines of the point grid for visibility.
+        cover_grid: least and most lines of the grid for coverage.
+        area_per_line: pixels of mask for each line between the two.
+        least_points: points wanted in a mask before its grid is fine enough; 1 for the paper's grid.
+        visible: a mask is visible in a frame where more than this share of its points is.
+        visibility_eps, visibility_samples: DBSCAN over visibility (Hamming distance).
+        candidate_share: a mask is a candidate of a run of frames if it is visible in more than this share of it.
+        match: a mask matches another if more than this share of its carried points land there.
+        ambiguous: share of points from which a mask counts as covering another.
+        ambiguous_frames: a mask that covers two masks in so many frames is flagged (one2x).
+        offsets: distances in frames at which warped masks are compared.
+        duplicate: instances whose masks agree more than this on average (IoU) are joined; 1 joins none.
+        least_masks: instances with fewer masks are dropped.
+        max_instances: instances kept of a scene, the best first.
+    """
+
+    scoring: str = "both"
+    short_side: int = 240
+    max_span: int = 256
+    overlap: int = 16
+    cut: float = 0.4
+    grid: int = 50
+    cover_grid: tuple[int, int] = (25, 50)
+    area_per_line: int = 800
+    least_points: int = 16
+    visible: float = 0.3
+    visibility_eps: float = 0.2
+    visibility_samples: int = 5
+    candidate_share: float = 0.3
+    match: float = 0.5
+    ambiguous: float = 0.25
+    ambiguous_frames: int = 5
+    offsets: tuple[int, ...] = (1, 2, 5)
+    duplicate: float = 0.5
+    least_masks: int = 3
+    max_instances: int = 10
+
+    def __post_init__(self) -> None:
+        if self.scoring not in SCORINGS:
+            raise InputError(f"expected scoring to be one of {', '.join(SCORINGS)}, got {self.scoring!r}")
+        if not 0 <= self.overlap < self.max_span:
+            raise InputError(
+                f"expected an overlap of 0 to {self.max_span - 1} frames (max_span - 1), got {self.overlap}"
+            )
+
+
+def discover(
+    video: Video, masks: FrameMasks, settings: DiscoverSettings | None = None, *, progress: bool = True
+) -> Keymasks:
+    """Instances that noisy masks of single frames agree on, each with masks on some frames.
+
+    Args:
+        video: the frames; read once, at ``settings.short_side``.
+        masks: the proposals, N of them.
+        settings: None for the defaults.
+        progress: show a bar over frames.
+
+    Returns:
+        `Keymasks` at ``masks.size``, the best instance first; none (not an error) where no masks agree.
+
+    Raises:
+        InputError: the video and the masks differ in their number of frames.
+    """
+    settings = settings or DiscoverSettings()
+    if video.num_frames != masks.num_frames:
+        raise InputError(
+            f"expected masks of the {video.num_frames} frames of {video.name}, got masks of {masks.num_frames} frames"
+        )
+    found: list[Instance] = []
+    one2x: list[float] = []
+    scores = torch.zeros(len(masks))
+    if len(masks):
+        small = video.resized(short_side=settings.short_side)
+        bar = tqdm(total=video.num_frames, desc="discover", disable=not progress)
+        for scene in split_scenes(small, settings.max_span, settings.overlap, settings.cut):
+            first, last = (int(torch.searchsorted(masks.frames, scene.start + t)) for t in (0, len(scene.frames)))
+            if first < last:
+                instances, flags, own = _of_scene(scene, masks, slice(first, last), settings)
+                found += instances
+                one2x += flags
+                scores[first:last] = own
+            bar.update(len(scene.frames) - (settings.overlap if scene.continues else 0))
+        bar.close()
+    return _keymasks(masks, found, one2x, scores)
+
+
+def _of_scene(
+    scene: Scene, masks: FrameMasks, part: slice, settings: DiscoverSettings
+) -> tuple[list[Instance], list[float], Tensor]:
+    """Instances of one scene in the whole video's numbering, their one2x, and a score for every mask of ``part``."""
+    frames = masks.frames[part] - scene.start
+    bits = _resize(masks.bits(part), tuple(scene.frames.shape[2:]))
+    flow = video_flow(scene.frames, progress=False)
+    coverage = track_coverage(
+        bits,
+        frames,
+        flow.forward,
+        flow.backward,
+        grid=settings.grid,
+        cover_grid=settings.cover_grid,
+        area_per_line=settings.area_per_line,
+        least_points=settings.least_points,
+        threshold=settings.ambiguous,
+    )
+    covers, visible = agreement.cover_matrix(coverage), agreement.visible_frames(coverage, settings.visible)
+    mutual, frame_of = agreement.mutual_cover(covers), frames.numpy()
+    by_points = by_flow = None
+    if settings.scoring != "flow":
+        by_points = agreement.trajectory_scores(mutual, visible, frame_of)
+    if settings.scoring != "trajectory":
+        by_flow = agreement.flow_scores(bits, frame_of, flow.forward, flow.backward, settings.offsets)
+    scores = agreement.blend_scores(by_points, by_flow)
+    groups: list[Group] = []
+    for group in visibility_groups(
+        visible, frame_of, settings.visibility_eps, settings.visibility_samples, settings.candidate_share
+    ):
+        groups += temporal_groups(group, covers, frame_of, settings.match)
+    instances = join_duplicates(groups, frame_of, scores, mutual, visible, settings.duplicate)
+    instances = keep_best(instances, settings.least_masks, settings.max_instances)
+    unclear = agreement.ambiguous_frames(covers, frame_of, visible.shape[1])
+    flags = []
+    for instance in instances:
+        span = slice(instance.ranges[0][0], instance.ranges[-1][1] + 1)
+        flags.append(float((unclear[instance.masks, span].sum(1) >= settings.ambiguous_frames).mean()))
+    return [_moved(i, part.start, scene.start) for i in instances], flags, torch.from_numpy(scores).float()
+
+
+def _resize(masks: BitMasks, size: tuple[int, int]) -> BitMasks:
+    """Masks ``[N, H, W]`` read at the centres of the pixels of another size."""
+    height, width = masks.shape[1:]
+    if (height, width) == size:
+        return masks
+    rows = ((torch.arange(size[0]) + 0.5) * (height / size[0])).long()
+    columns = ((torch.arange(size[1]) + 0.5) * (width / size[1])).long()
+    # A few masks at a time: unpacked they are eight times as large.
+    parts = [
+        pack_masks(unpack_masks(BitMasks(words[:, rows], width))[:, :, columns]).words
+        for words in masks.words.split(32)
+    ]
+    return BitMasks(torch.cat(parts), size[1])
+
+
+def _moved(instance: Instance, masks: int, frames: int) -> Instance:
+    ranges = tuple((first + frames, last + frames) for first, last in instance.ranges)
+    return Instance(instance.masks + masks, ranges, instance.score)
+
+
+def _keymasks(masks: FrameMasks, instances: list[Instance], one2x: list[float], scores: Tensor) -> Keymasks:
+    number, length = len(instances), masks.num_frames
+    annotated = torch.zeros(number, length, dtype=torch.bool)
+    mask_scores = torch.zeros(number, length)
+    none, parts = RLE.empty(1, *masks.size), []
+    for row, instance in enumerate(instances):
+        chosen = torch.from_numpy(np.asarray(instance.masks))
+        annotated[row, masks.frames[chosen]] = True
+        mask_scores[row, masks.frames[chosen]] = scores[chosen]
+        index = dict(zip(masks.frames[chosen].tolist(), chosen.tolist(), strict=True))
+        parts += [masks.rle[index[t]] if t in index else none for t in range(length)]
+    return Keymasks(
+        video=masks.video,
+        size=masks.size,
+        rle=RLE.cat(parts) if parts else RLE.empty(0, *masks.size),
+        annotated=annotated,
+        scores=torch.tensor([instance.score for instance in instances], dtype=torch.float32),
+        mask_scores=mask_scores,
+        one2x=torch.tensor(one2x, dtype=torch.float32).mul(100).round().div(100),
+        visibility_ranges=tuple(instance.ranges for instance in instances),
+    )
