@@ -59,7 +59,7 @@ def open_image_folder(folder: Path) -> ImageFolder:
 def list_images(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
     """The files with one of these (lower-case) suffixes in natural order; hidden ones are left out."""
     files = [p for p in folder.iterdir() if p.suffix.lower() in suffixes and p.is_file() and p.name[0] != "."]
-    return sorted(files, key=lambda path: (_natural(path.stem), path.name))
+    return sorted(files, key=lambda path: (natural_order(path.stem), path.name))
 
 
 def read_image(path: Path) -> np.ndarray:
@@ -74,7 +74,7 @@ def read_image(path: Path) -> np.ndarray:
         raise InputError(f"expected an image in {path}, got a file that cannot be read: {error}") from None
 
 
-def _natural(text: str) -> list[tuple[int, int, str]]:
+def natural_order(text: str) -> list[tuple[int, int, str]]:
     """A sort key in which numbers count as numbers."""
     return [(0, int(part), "") if part.isdecimal() else (1, 0, part.lower()) for part in re.split(r"(\d+)", text)]
 

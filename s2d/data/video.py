@@ -234,7 +234,7 @@ def write_video(
 def _encode(path: Path, frames: Iterable[Tensor], rate: Fraction, timestamps: Sequence[float] | None, crf: int) -> int:
     count = 0
     with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
-        stream = container.add_stream("libx264", rate=rate, options={"crf": str(crf)})
+        stream = container.add_stream("libx264", rate=rate, options={"crf": str(crf), "preset": "veryfast"})
         stream.pix_fmt = "yuv420p"
         stream.codec_context.time_base = 1 / rate if timestamps is None else Fraction(1, _CLOCK)
         shape = None
