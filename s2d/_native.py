@@ -13,12 +13,12 @@ import torch
 BUILD_HINT = "build it with `pip install -c constraints.txt -e .` in a checkout, then start Python again"
 
 
-def _find(stem: str) -> Path | None:
-    """The compiled library beside this package, wherever an editable install put it."""
+def find(name: str) -> Path | None:
+    """A file that the build put beside this package, wherever an editable install keeps it."""
     spec = importlib.util.find_spec("s2d")
     folders = list(spec.submodule_search_locations or []) if spec else []
     for folder in [*folders, str(Path(__file__).parent)]:
-        candidate = Path(folder) / f"{stem}.so"
+        candidate = Path(folder) / name
         if candidate.is_file():
             return candidate
     return None
@@ -26,7 +26,7 @@ def _find(stem: str) -> Path | None:
 
 def _load(stem: str) -> str | None:
     """Load one library of operators; the reason where that is not possible."""
-    path = _find(stem)
+    path = find(f"{stem}.so")
     if path is None:
         return f"the compiled module s2d/{stem}.so is not there; {BUILD_HINT}"
     try:

@@ -87,8 +87,19 @@ PackRow pack_row() {
 
 // ---- unpack: a word to 64 bytes ----
 
+// The eight pixels of one byte of bits: bit k becomes byte k, 0 or 1.
+S2D_LOOP uint64_t spread_byte(uint64_t byte) {
+  const uint64_t selected = (byte * 0x0101010101010101ull) & 0x8040201008040201ull;
+  return ((selected + 0x7f7f7f7f7f7f7f7full) >> 7) & 0x0101010101010101ull;
+}
+
 S2D_LOOP void unpack_row_loop(const uint64_t* words, uint8_t* pixels, int64_t width) {
-  for (int64_t x = 0; x < width; ++x) pixels[x] = words[x / kWordBits] >> (x % kWordBits) & 1;
+  const auto* bytes = reinterpret_cast<const uint8_t*>(words);
+  for (int64_t byte = 0; byte < width / 8; ++byte) {
+    const uint64_t eight = spread_byte(bytes[byte]);
+    std::memcpy(pixels + byte * 8, &eight, 8);
+  }
+  for (int64_t x = width & ~int64_t{7}; x < width; ++x) pixels[x] = words[x / kWordBits] >> (x % kWordBits) & 1;
 }
 S2D_MULTIVERSION(void, unpack_row, (const uint64_t* words, uint8_t* pixels, int64_t width), (words, pixels, width))
 
@@ -118,18 +129,23 @@ S2D_LOOP void count_shared_by_four_loop(const uint64_t* a, const uint64_t* const
 S2D_MULTIVERSION(void, count_shared_by_four,
                  (const uint64_t* a, const uint64_t* const* b, int64_t number, int64_t* totals), (a, b, number, totals))
 
-// Words of one mask visited before the next pair's turn: four columns and a row of 4 kB each stay in the L1 cache.
+// Words of a mask visited before the next chunk's turn: 4 kB of each column stay in the second-level cache while every
+// row of the thread passes over them.
 constexpr int64_t kChunkWords = 512;
 
-void intersections_of_row(const uint64_t* row, const uint64_t* columns, int64_t m, int64_t words, int64_t* totals) {
+// totals[i, j] += bits that row i and column j share.
+void add_intersections(const uint64_t* rows, int64_t n, const uint64_t* columns, int64_t m, int64_t words,
+                       int64_t* totals) {
   for (int64_t begin = 0; begin < words; begin += kChunkWords) {
     const int64_t number = std::min(kChunkWords, words - begin);
     for (int64_t j = 0; j < m; j += 4) {
       const uint64_t* four[4];
-      int64_t shared[4] = {0, 0, 0, 0};
       for (int64_t k = 0; k < 4; ++k) four[k] = columns + std::min(j + k, m - 1) * words + begin;
-      count_shared_by_four(row + begin, four, number, shared);
-      for (int64_t k = 0; k < std::min<int64_t>(4, m - j); ++k) totals[j + k] += shared[k];
+      for (int64_t i = 0; i < n; ++i) {
+        int64_t shared[4] = {0, 0, 0, 0};
+        count_shared_by_four(rows + i * words + begin, four, number, shared);
+        for (int64_t k = 0; k < std::min<int64_t>(4, m - j); ++k) totals[i * m + j + k] += shared[k];
+      }
     }
   }
 }
@@ -251,12 +267,11 @@ Tensor mask_iou(const Tensor& a, const Tensor& b) {
     for (int64_t j = begin; j < end; ++j) area[j] = count(columns + j * words, words);
   });
   parallel_over(n, words * 8 * m, [&](int64_t begin, int64_t end) {
-    std::vector<int64_t> shared(m);
+    std::vector<int64_t> shared((end - begin) * m);
+    add_intersections(rows + begin * words, end - begin, columns, m, words, shared.data());
     for (int64_t i = begin; i < end; ++i) {
-      std::fill(shared.begin(), shared.end(), 0);
-      intersections_of_row(rows + i * words, columns, m, words, shared.data());
       const int64_t own = count(rows + i * words, words);
-      for (int64_t j = 0; j < m; ++j) out[i * m + j] = iou_of(shared[j], own, area[j]);
+      for (int64_t j = 0; j < m; ++j) out[i * m + j] = iou_of(shared[(i - begin) * m + j], own, area[j]);
     }
   });
   return result;

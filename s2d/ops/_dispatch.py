@@ -46,12 +46,18 @@ def forced_impl() -> str | None:
     return _forced[-1] if _forced else _environment
 
 
+ROOMS: list[Room] = []
+
+
 @dataclass(frozen=True)
 class Room:
     """An operator and the device types it has native kernels for (none: reference-only)."""
 
     name: str
     kernels: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        ROOMS.append(self)
 
     def missing(self, device_type: str) -> str | None:
         """Why the native kernel cannot run on this device type, or None where it can."""

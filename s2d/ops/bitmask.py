@@ -62,14 +62,14 @@ class BitMasks:
         return BitMasks(self.words.to(device), self.width)
 
 
-def as_bits(masks: BitMasks | Tensor, argument: str, op: str = "bitmask") -> BitMasks:
-    """Masks as any operator takes them: `BitMasks` as they are, bool or uint8 ``[..., H, W]`` packed (any non-zero is set)."""
+def as_bits(masks: BitMasks | Tensor, argument: str, op: str, impl: str | None = None) -> BitMasks:
+    """What every operator accepts as masks: `BitMasks` as they are, bool or uint8 ``[..., H, W]`` packed."""
     if isinstance(masks, BitMasks):
         return masks
     if not isinstance(masks, Tensor) or masks.dtype not in _MASK_DTYPES or masks.dim() < 2:
         found = f"{masks.dtype} {list(masks.shape)}" if isinstance(masks, Tensor) else type(masks).__name__
         raise TypeError(f"s2d::{op}: expected {argument} BitMasks or a bool or uint8 tensor [..., H, W], got {found}")
-    return pack_masks(masks)
+    return pack_masks(masks, impl=impl)
 
 
 def pack_masks(masks: Tensor, *, impl: str | None = None) -> BitMasks:
@@ -109,7 +109,7 @@ def mask_area(masks: BitMasks | Tensor, *, impl: str | None = None) -> Tensor:
     Returns:
         int64 ``[...]``.
     """
-    bits = as_bits(masks, "masks", "mask_area")
+    bits = as_bits(masks, "masks", "mask_area", impl)
     if ROOM.choose(bits.device, impl) == "reference":
         return reference.area(bits.words, bits.width)
     return torch.ops.s2d.mask_area(bits.words)
@@ -124,7 +124,7 @@ def mask_bbox(masks: BitMasks | Tensor, *, impl: str | None = None) -> Tensor:
     Returns:
         int64 ``[..., 4]``: x, y, width, height in pixels; four zeros for an empty mask.
     """
-    bits = as_bits(masks, "masks", "mask_bbox")
+    bits = as_bits(masks, "masks", "mask_bbox", impl)
     if ROOM.choose(bits.device, impl) == "reference":
         return reference.bbox(bits.words, bits.width)
     return torch.ops.s2d.mask_bbox(bits.words)
@@ -146,7 +146,7 @@ def mask_iou(a: BitMasks | Tensor, b: BitMasks | Tensor, *, impl: str | None = N
     Raises:
         ValueError: ``a`` and ``b`` differ in any dimension but the first, or have no first dimension.
     """
-    left, right = as_bits(a, "a", "mask_iou"), as_bits(b, "b", "mask_iou")
+    left, right = as_bits(a, "a", "mask_iou", impl), as_bits(b, "b", "mask_iou", impl)
     if len(left.shape) < 3 or left.shape[1:] != right.shape[1:]:
         raise ValueError(
             f"s2d::mask_iou: expected a [N, ..., H, W] and b [M, ..., H, W] of equal sizes, "
@@ -171,10 +171,11 @@ def mask_nms(masks: BitMasks | Tensor, scores: Tensor, threshold: float, *, impl
     Returns:
         int64 ``[K]``: indices of the kept masks, by descending score.
     """
-    bits = as_bits(masks, "masks", "mask_nms")
+    bits = as_bits(masks, "masks", "mask_nms", impl)
     if len(bits.shape) < 3 or scores.shape != bits.words.shape[:1]:
         raise ValueError(
-            f"s2d::mask_nms: expected masks [N, ..., H, W] and scores [N], got {list(bits.shape)} and {list(scores.shape)}"
+            f"s2d::mask_nms: expected masks [N, ..., H, W] and scores [N], "
+            f"got {list(bits.shape)} and {list(scores.shape)}"
         )
     if ROOM.choose(bits.device, impl) == "reference":
         return reference.nms(bits.words, scores, threshold)

@@ -17,9 +17,9 @@ def mask_cost(
 ) -> tuple[Tensor, Tensor]:
     """Binary cross-entropy and dice cost of every predicted tube with every target tube.
 
-    ``bce[q, g] = (sum softplus(x_q) - x_q . t_g) / (T P)`` and ``dice[q, g] = 1 - (2 s_q . t_g + 1) / (sum s_q + sum t_g
-    + 1)``, ``s = sigmoid(x)``; x_q and t_g are the T P values read bilinearly (0 outside, align_corners=False) at the
-    same points of all frames (Mask2Former's matcher).
+    ``bce[q, g] = (sum softplus(x_q) - x_q . t_g) / (T P)`` and
+    ``dice[q, g] = 1 - (2 s_q . t_g + 1) / (sum s_q + sum t_g + 1)`` with ``s = sigmoid(x)``; x_q and t_g are the T P
+    values read bilinearly (0 outside, align_corners=False) at the same points of all frames (Mask2Former's matcher).
 
     Args:
         logits: floating point ``[Q, T, h, w]``.

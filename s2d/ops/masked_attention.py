@@ -15,10 +15,10 @@ ROOM = Room("masked_attention")
 def attention_mask(mask_logits: Tensor, size: tuple[int, int], *, impl: str | None = None) -> BitMasks:
     """Which keys of a feature level each query may attend to, from the masks it predicts.
 
-    The logits are resized bilinearly (``align_corners=False``); a key is forbidden where ``sigmoid(x) < 0.5``, evaluated in
+    The logits are resized bilinearly (``align_corners=False``); a key is forbidden where ``sigmoid(x) < 0.5``, taken in
     the logits' dtype (for float32 that is x <= -0x1.7ffffep-23, not x < 0), so NaN attends. No fallback for rows without
-    a key: `masked_attention` decides that, after frames are dropped. Nothing flows back. The rule is Mask2Former's (arXiv
-    2112.01527).
+    a key: `masked_attention` decides that, after frames are dropped. Nothing flows back. The rule is that of Mask2Former
+    (arXiv 2112.01527).
 
     Args:
         mask_logits: floating point ``[B, Q, T, h, w]``.
@@ -76,10 +76,10 @@ def masked_attention(
 ) -> Tensor:
     """Attention of queries to the keys inside their own masks, in the frames that are kept.
 
-    ``out[q] = sum over attended k of softmax(q . k / sqrt(D)) v[k]``. A query attends to the keys of its mask in the kept
-    frames; a query left without any attends to all keys of the kept frames; where no frame is kept the result is 0 and
-    nothing flows back. A key that a query does not attend to has no influence on it whatever it holds, NaN and infinity included.
-    Differentiable in q, k and v.
+    ``out[q] = sum over attended k of softmax(q . k / sqrt(D)) v[k]``. A query attends to the keys of its mask in the
+    kept frames; a query left without any attends to all keys of the kept frames; where no frame is kept the result is 0
+    and nothing flows back. A key that a query does not attend to has no influence on it whatever it holds, NaN and
+    infinity included. Differentiable in q, k and v.
 
     Args:
         q: floating point ``[B, heads, Q, D]``.

@@ -22,13 +22,13 @@ def ms_deform_attn(
 ) -> Tensor:
     """Weighted sum of bilinear look-ups, head by head.
 
-    ``out[n, q, m] = sum over l, p of attention_weights[n, q, m, l, p] * value_l[n, m](sampling_locations[n, q, m, l, p])``,
-    where ``value_l(x, y)`` interpolates level l bilinearly, 0 outside it. Differentiable in all three tensors. Defined by
-    Deformable DETR (arXiv 2010.04159).
+    ``out[n, q, m] = sum over l, p of weight[n, q, m, l, p] * value_l[n, m](location[n, q, m, l, p])``, where value_l
+    interpolates level l bilinearly, 0 outside it. Differentiable in all three tensors. Defined by Deformable DETR
+    (arXiv 2010.04159).
 
     Args:
-        value: floating point ``[N, S, M, D]``: the levels' pixels one after another, each in row-major order; M heads of D
-            channels.
+        value: floating point ``[N, S, M, D]``: the levels' pixels one after another, each in row-major order; M heads
+            of D channels.
         spatial_shapes: ``[L, 2]``, height and width of each level; their areas add up to S.
         sampling_locations: ``[N, Lq, M, L, P, 2]``, x and y; 0 and 1 are the outer edges of the level.
         attention_weights: ``[N, Lq, M, L, P]``, used as they are.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -149,7 +150,7 @@ def rle_decode(rle: RLE, *, impl: str | None = None) -> BitMasks:
     if bool((rle.sizes != rle.sizes[0]).any()):
         raise ValueError("s2d::rle_decode: expected masks of one size, got " + str(rle.sizes.unique(dim=0).tolist()))
     bounds = rle.offsets.tolist()
-    parts = [reference.decode(rle.counts[i:j], height, width) for i, j in zip(bounds[:-1], bounds[1:], strict=True)]
+    parts = [reference.decode(rle.counts[i:j], height, width) for i, j in itertools.pairwise(bounds)]
     return pack_masks(torch.stack(parts))
 
 
@@ -157,7 +158,7 @@ def rle_area(rle: RLE, *, impl: str | None = None) -> Tensor:
     """Number of set pixels of each mask: int64 ``[N]``."""
     ROOM.choose(rle.counts.device, impl)
     bounds = rle.offsets.tolist()
-    return torch.tensor([int(rle.counts[i + 1 : j : 2].sum()) for i, j in zip(bounds[:-1], bounds[1:], strict=True)])
+    return torch.tensor([int(rle.counts[i + 1 : j : 2].sum()) for i, j in itertools.pairwise(bounds)])
 
 
 def rle_bbox(rle: RLE, *, impl: str | None = None) -> Tensor:

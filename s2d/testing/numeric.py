@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 
-def assert_within_budget(result: Tensor, definition: Callable[..., Tensor], *inputs: Tensor, multiple: float = 2.0) -> None:
+def assert_within_budget(
+    result: Tensor, definition: Callable[..., Tensor], *inputs: Tensor, multiple: float = 2.0
+) -> None:
     """Check ``result`` against ``definition`` in float64.
 
     The allowed error is ``multiple`` times the error that the definition itself makes in the inputs' own dtype, and
@@ -32,7 +34,7 @@ def assert_within_budget(result: Tensor, definition: Callable[..., Tensor], *inp
 
 @contextlib.contextmanager
 def fresh_memory_is_nan() -> Iterator[None]:
-    """Fill memory that torch hands out uninitialised with NaN (integers: their largest value), so that reading it shows."""
+    """Fill memory that torch hands out uninitialised with NaN, integers with their largest value: reading it shows."""
     before = torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = True

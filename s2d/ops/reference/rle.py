@@ -40,8 +40,11 @@ def iou(a: Tensor, b: Tensor, crowd: Tensor) -> Tensor:
 
 
 def to_string(counts: list[int]) -> str:
-    """COCO's string: five bits a character from '0' on, the sixth says 'more'; from the fourth run on, the difference
-    to the run two before."""
+    """COCO's string of some runs.
+
+    Five bits a character from '0' on, the sixth says 'more'; from the fourth run on, the difference to the
+    run two before.
+    """
     characters = []
     for index, count in enumerate(counts):
         value = count - counts[index - 2] if index > 2 else count

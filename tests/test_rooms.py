@@ -1,0 +1,92 @@
+"""One operator is one room: the same name in every place it must have a file, and no strays."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+# Rooms that wait for their kernels. This list only shrinks.
+REFERENCE_ONLY = {
+    "connected_components",
+    "mask_cost",
+    "masked_attention",
+    "ms_deform_attn",
+    "rle",
+    "temporal_drop_loss",
+}
+
+ROOMS = REFERENCE_ONLY | {"bitmask", "flow_warp_iou", "point_tracks"}
+
+EVERY_ROOM = ["s2d/ops/{0}.py", "s2d/ops/reference/{0}.py", "s2d/testing/cases/{0}.py", "tests/ops/test_{0}.py"]
+WITH_KERNELS = ["csrc/{0}/{0}.h", "csrc/{0}/{0}.cpp", "benchmarks/ops/bench_{0}.py"]
+CUDA = ["csrc/{0}/{0}.cu", "csrc/{0}/{0}_cuda.cpp"]
+
+
+def room_of(name: str):
+    return importlib.import_module(f"s2d.ops.{name}").ROOM
+
+
+@pytest.mark.parametrize("name", sorted(ROOMS))
+def test_a_room_has_all_its_files(name):
+    room = room_of(name)
+    assert room.name == name
+    assert (name in REFERENCE_ONLY) == (not room.kernels)
+    wanted = EVERY_ROOM + (WITH_KERNELS if room.kernels else []) + (CUDA if "cuda" in room.kernels else [])
+    missing = [path.format(name) for path in wanted if not (ROOT / path.format(name)).is_file()]
+    assert not missing
+
+
+@pytest.mark.parametrize(
+    ("pattern", "name_of"),
+    [
+        ("s2d/ops/[!_]*.py", lambda path: path.stem),
+        ("s2d/ops/reference/[!_]*.py", lambda path: path.stem),
+        ("s2d/testing/cases/[!_]*.py", lambda path: path.stem),
+        ("tests/ops/*.py", lambda path: path.stem.removeprefix("test_")),
+        ("benchmarks/ops/[!_]*.py", lambda path: path.stem.removeprefix("bench_")),
+        ("kernels/*.py", lambda path: path.stem),
+        ("csrc/*", lambda path: path.name),
+    ],
+)
+def test_no_strays(pattern, name_of):
+    allowed = ROOMS | ({"common", "host"} if pattern.startswith("csrc") else set())
+    strays = [str(path.relative_to(ROOT)) for path in ROOT.glob(pattern) if name_of(path) not in allowed]
+    assert not strays
+
+
+def test_every_public_operator_says_shapes_and_results():
+    import s2d.ops
+
+    silent = [
+        name
+        for name in s2d.ops.__all__
+        if not (getattr(s2d.ops, name).__doc__ or "").strip() or len(getattr(s2d.ops, name).__doc__.split()) < 8
+    ]
+    assert not silent
+
+
+def test_a_named_implementation_runs_or_raises(monkeypatch):
+    import torch
+
+    import s2d
+    from s2d import _native
+    from s2d.ops import mask_area, rle_encode
+
+    dense = torch.ones(1, 2, 3, dtype=torch.bool)
+    with pytest.raises(RuntimeError, match=r"s2d::rle: expected a native kernel for cpu, got none: .*reference-only"):
+        rle_encode(dense, impl="native")
+    with s2d.use_impl("reference"):
+        assert mask_area(dense).tolist() == [6]
+    with (
+        pytest.raises(ValueError, match="expected use_impl to be one of native, reference, got 'fast'"),
+        s2d.use_impl("fast"),
+    ):
+        pass
+    monkeypatch.setitem(_native._reasons, "cpu", "the compiled module is not there; build it")
+    with pytest.raises(RuntimeError, match=r"s2d::bitmask: expected a native kernel for cpu, got none: .*build it"):
+        mask_area(dense)
+    assert mask_area(dense, impl="reference").tolist() == [6]
