@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import colorsys
 import os
 from pathlib import Path
 
@@ -19,16 +18,21 @@ from s2d.ops import RLE, rle_encode, unpack_masks
 MAX_LABELS = 255
 
 
+# Okabe and Ito's colours, which people with any form of colour blindness tell apart, without black, the background.
+_COLOURS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (204, 121, 167), (240, 228, 66), (0, 114, 178), (213, 94, 0))
+
+
 def label_colours(number: int) -> np.ndarray:
     """Colours that tell neighbours apart, the same for the same label everywhere: uint8 ``[number, 3]`` RGB.
 
-    Entry n is the colour of instance n (label n + 1). Hues advance by the golden ratio, so any first few are far apart.
+    Entry n is the colour of instance n (label n + 1): the first seven are Okabe and Ito's, then the same ones lighter,
+    then darker, and so on around.
     """
     rows = []
     for n in range(number):
-        saturation, value = ((0.85, 1.0), (0.55, 1.0), (0.9, 0.75))[n // 8 % 3]
-        rows.append(colorsys.hsv_to_rgb((0.03 + n * 0.618033988749895) % 1.0, saturation, value))
-    return (np.array(rows).reshape(-1, 3) * 255).round().astype(np.uint8)
+        target, share = ((0, 0.0), (255, 0.45), (0, 0.4))[n // len(_COLOURS) % 3]
+        rows.append([value + (target - value) * share for value in _COLOURS[n % len(_COLOURS)]])
+    return np.array(rows).reshape(-1, 3).round().astype(np.uint8)
 
 
 def write_label_maps(folder: str | os.PathLike, tracks: Tracks) -> None:

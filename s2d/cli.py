@@ -1,0 +1,295 @@
+"""The command line: a thin face of the stages.
+
+Stages are imported inside the commands, so that ``s2d --help`` and ``s2d doctor`` answer at once and wherever they can.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+import s2d
+from s2d.errors import InputError
+
+app = typer.Typer(
+    name="s2d",
+    help="Unsupervised video instance segmentation: a video in, instance tracks out; no labels, no weights, no GPU.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+VideoArgument = Annotated[Path, typer.Argument(help="A video file, or a folder of images.", show_default=False)]
+Output = Annotated[Path, typer.Option("-o", "--output", help="Where the result goes.", show_default=False)]
+Decoder = Annotated[str, typer.Option(help="auto, pyav or dali.")]
+Seed = Annotated[int, typer.Option(help="Of everything drawn.")]
+Threads = Annotated[
+    int | None, typer.Option(min=1, help="CPU threads. Equal numbers give equal results.", show_default="all")
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Delete earlier results in the same place first.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue an interrupted job.")]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="No progress bars and no table.")]
+RecipeOption = Annotated[str, typer.Option(help="Name of a recipe, or path of a .toml file.")]
+WorkingSide = Annotated[int, typer.Option(min=16, help="Short side of the frames that are searched, pixels.")]
+
+
+def main() -> None:
+    """The command ``s2d``."""
+    app(prog_name="s2d")
+
+
+def _said_plainly(command: Callable[..., None]) -> Callable[..., None]:
+    """Bad input is a sentence and exit code 2, Ctrl-C a sentence and 130; neither shows a traceback."""
+
+    @functools.wraps(command)
+    def wrapped(*args: Any, **kwargs: Any) -> None:
+        try:
+            command(*args, **kwargs)
+        except InputError as error:
+            print(f"s2d: {error}", file=sys.stderr)
+            raise typer.Exit(2) from None
+        except KeyboardInterrupt:
+            hint = "; the same command with --resume continues" if "resume" in kwargs else ""
+            print(f"\ns2d: interrupted{hint}", file=sys.stderr)
+            raise typer.Exit(130) from None
+
+    return wrapped
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"s2d {s2d.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print it.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command("doctor")
+@_said_plainly
+def doctor_command() -> None:
+    """Say what was built, what runs here and what is missing."""
+    from s2d.doctor import report
+
+    print(report())
+
+
+@app.command("run")
+@_said_plainly
+def run_command(
+    output: Output,
+    video: Annotated[
+        Path | None, typer.Argument(help="A video file, or a folder of images; none with --demo.", show_default=False)
+    ] = None,
+    demo: Annotated[bool, typer.Option("--demo", help="Generate a clip with known instances instead.")] = False,
+    proposals: Annotated[
+        Path | None, typer.Option(help="Masks of single frames to start from: label maps (PNG), COCO or YTVIS json.")
+    ] = None,
+    recipe: RecipeOption = "cpu-small",
+    decoder: Decoder = "auto",
+    seed: Seed = 0,
+    threads: Threads = None,
+    working_short_side: WorkingSide = 360,
+    overwrite: Overwrite = False,
+    resume: Resume = False,
+    quiet: Quiet = False,
+) -> None:
+    """All stages: a video in, instance tracks out."""
+    from s2d.stages.run import RunSettings, run
+
+    if demo == (video is not None):
+        raise InputError("expected a video or --demo, got " + ("both" if demo else "neither"))
+    settings = RunSettings(
+        proposals=None if proposals is None else str(proposals),
+        recipe=recipe,
+        decoder=decoder,
+        seed=seed,
+        threads=threads,
+        working_short_side=working_short_side,
+    )
+    result = run(video, output, settings, overwrite=overwrite, resume=resume, progress=not quiet)
+    if not quiet:
+        print(_summary(result))
+    elif result.notes:
+        print("\n".join(result.notes))
+
+
+@app.command("propose")
+@_said_plainly
+def propose_command(
+    video: VideoArgument,
+    output: Output,
+    seed: Seed = 0,
+    threads: Threads = None,
+    working_short_side: WorkingSide = 360,
+    overwrite: Overwrite = False,
+    resume: Resume = False,
+    quiet: Quiet = False,
+) -> None:
+    """Masks of single frames, by motion (COCO json)."""
+    from s2d.data.coco import write_proposals
+    from s2d.data.video import open_video
+    from s2d.stages.job import file_job
+    from s2d.stages.propose import ProposeSettings, propose
+    from s2d.stages.workspace import identify
+
+    opened = open_video(video, short_side=working_short_side)
+    settings = ProposeSettings()
+    fingerprint = {"input": identify(video), "settings": settings, "size": opened.size}
+    with file_job(output, fingerprint, threads=threads, overwrite=overwrite, resume=resume) as work:
+        write_proposals(output, propose(opened, settings, work=work, progress=not quiet))
+
+
+@app.command("discover")
+@_said_plainly
+def discover_command(
+    video: VideoArgument,
+    proposals: Annotated[Path, typer.Argument(help="Label maps (a folder), COCO or YTVIS json.", show_default=False)],
+    output: Output,
+    scoring: Annotated[str, typer.Option(help="trajectory, flow or both.")] = "both",
+    threads: Threads = None,
+    working_short_side: WorkingSide = 360,
+    overwrite: Overwrite = False,
+    resume: Resume = False,
+    quiet: Quiet = False,
+) -> None:
+    """Keymasks: instances on some frames (YTVIS json)."""
+    from s2d.data.video import open_video
+    from s2d.data.ytvis import write_ytvis
+    from s2d.stages.discover import DiscoverSettings, discover
+    from s2d.stages.job import file_job
+    from s2d.stages.propose import load_proposals
+    from s2d.stages.workspace import identify
+
+    opened = open_video(video, short_side=working_short_side)
+    masks = load_proposals(proposals, opened)
+    settings = DiscoverSettings(scoring=scoring)
+    fingerprint = {
+        "input": identify(video),
+        "proposals": identify(proposals),
+        "settings": settings,
+        "size": opened.size,
+    }
+    with file_job(output, fingerprint, threads=threads, overwrite=overwrite, resume=resume):
+        write_ytvis(output, discover(opened, masks, settings, progress=not quiet), fps=float(opened.fps))
+
+
+@app.command("distill")
+@_said_plainly
+def distill_command(
+    video: VideoArgument,
+    keymasks: Annotated[Path, typer.Argument(help="What discover wrote.", show_default=False)],
+    output: Output,
+    recipe: RecipeOption = "cpu-small",
+    decoder: Decoder = "auto",
+    seed: Seed = 0,
+    threads: Threads = None,
+    overwrite: Overwrite = False,
+    resume: Resume = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train the model on the keymasks of a video."""
+    from s2d.data.types import Keymasks
+    from s2d.data.video import open_video
+    from s2d.data.ytvis import read_ytvis
+    from s2d.models.checkpoint import save_checkpoint
+    from s2d.stages.distill import distill
+    from s2d.stages.job import file_job
+    from s2d.stages.workspace import identify
+    from s2d.training.recipe import load_recipe
+
+    opened = open_video(video, decoder=decoder)
+    found = [item for item in read_ytvis(keymasks) if isinstance(item, Keymasks)]
+    if len(found) != 1:
+        raise InputError(f"expected the keymasks of one video in {keymasks}, got those of {len(found)}")
+    chosen = dataclasses.replace(load_recipe(recipe), seed=seed)
+    fingerprint = {"input": identify(video), "keymasks": identify(keymasks), "recipe": chosen}
+    with file_job(output, fingerprint, threads=threads, overwrite=overwrite, resume=resume) as work:
+        save_checkpoint(distill(opened, found[0], chosen, work=work, progress=not quiet), output)
+
+
+@app.command("predict")
+@_said_plainly
+def predict_command(
+    video: VideoArgument,
+    output: Output,
+    weights: Annotated[Path, typer.Option(help="What distill wrote, or an official checkpoint.", show_default=False)],
+    decoder: Decoder = "auto",
+    threads: Threads = None,
+    overwrite: Overwrite = False,
+    resume: Resume = False,
+    quiet: Quiet = False,
+) -> None:
+    """Instance tracks on all frames (YTVIS json)."""
+    from s2d.data.video import open_video
+    from s2d.data.ytvis import write_ytvis
+    from s2d.models.checkpoint import load_checkpoint
+    from s2d.stages.job import file_job
+    from s2d.stages.predict import PredictSettings, predict
+    from s2d.stages.workspace import identify
+
+    opened = open_video(video, decoder=decoder)
+    model = load_checkpoint(weights)
+    settings = PredictSettings()
+    fingerprint = {"input": identify(video), "weights": identify(weights), "settings": settings}
+    with file_job(output, fingerprint, threads=threads, overwrite=overwrite, resume=resume) as work:
+        write_ytvis(output, predict(opened, model, settings, work=work, progress=not quiet), fps=float(opened.fps))
+
+
+@app.command("evaluate")
+@_said_plainly
+def evaluate_command(
+    predictions: Annotated[
+        Path, typer.Argument(help="YTVIS json, a folder of a run, or a folder of such folders.", show_default=False)
+    ],
+    ground_truth: Annotated[Path, typer.Argument(help="YTVIS json.", show_default=False)],
+    metric: Annotated[str, typer.Option(help="tube, j, ytvis or all.")] = "all",
+    video: Annotated[
+        str | None, typer.Option(help="Name in the ground truth of the one video that was predicted.")
+    ] = None,
+) -> None:
+    """Tube IoU, J and AP against ground truth."""
+    from s2d.data.ytvis import read_ytvis
+    from s2d.stages.evaluate import evaluate, load_predictions, select_video
+
+    truth = read_ytvis(ground_truth)
+    if video is not None:
+        truth = select_video(truth, video)
+    print(evaluate(load_predictions(predictions), truth, metric).text())
+
+
+def _summary(result: Any) -> str:
+    """The closing tables of a run."""
+    from s2d.ops import rle_area
+    from s2d.viz.table import text_table
+
+    tracks = result.tracks
+    areas = rle_area(tracks.rle).view(tracks.annotated.shape)
+    rows = []
+    for n in range(len(tracks)):
+        seen = int(tracks.annotated[n].sum())
+        mean = float(areas[n].sum()) / max(seen, 1)
+        rows.append([str(n + 1), f"{tracks.scores[n]:.2f}", f"{seen}/{tracks.num_frames}", f"{mean:,.0f}"])
+    stages = [[name, f"{m['seconds']:.1f}", f"{m['peak_mb']:,.0f}"] for name, m in result.measures.items()]
+    stages.append(["together", f"{sum(m['seconds'] for m in result.measures.values()):.1f}", ""])
+    blocks = [text_table(["instance", "score", "frames", "mean area (px)"], rows)] if rows else []
+    blocks.append(text_table(["stage", "seconds", "peak MB"], stages))
+    blocks += [f"note: {note}" for note in result.notes]
+    if result.mean_tube_iou is not None:
+        blocks.append(f"mean tube IoU with the ground truth: {result.mean_tube_iou:.3f}")
+    blocks.append(f"results are in {result.out}{'/' if not str(result.out).endswith('/') else ''}")
+    return "\n" + "\n\n".join(blocks)
