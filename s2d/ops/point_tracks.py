@@ -78,7 +78,8 @@ def track_points(
     if ROOM.choose(points.device, impl) == "reference":
         return PointTracks(*reference.tracks(points, frame, forward.float(), backward.float()))
     tracks, visible = torch.ops.s2d.track_points(points.contiguous(), frame.contiguous(), forward, backward)
-    return PointTracks(tracks, visible.view(torch.bool))
+    # The kernel works frame by frame and writes so; points come first in a view of that.
+    return PointTracks(tracks.transpose(0, 1), visible.view(torch.bool).T)
 
 
 def track_coverage(
@@ -195,7 +196,7 @@ def _check_frames(frames: Tensor, argument: str, length: int, op: str) -> None:
 
 @_native.fake("track_points")
 def _(points: Tensor, frame: Tensor, forward: Tensor, backward: Tensor) -> tuple[Tensor, Tensor]:
-    shape = (points.shape[0], forward.shape[0] + 1)
+    shape = (forward.shape[0] + 1, points.shape[0])
     return points.new_empty((*shape, 2)), points.new_empty(shape, dtype=torch.uint8)
 
 

@@ -1,0 +1,89 @@
+// Positions, lookups and the forward-backward check on optical flow. Every operation is rounded by itself, in the order
+// of s2d/ops/reference/_flow.py, which defines them: so all kernels decide alike at a threshold.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+
+#include "bits.h"
+
+namespace s2d {
+
+struct Vector {
+  float x, y;
+};
+
+// Of a frame of pixels: which positions have their nearest pixel (half to even) in it.
+struct Bounds {
+  int32_t height, width;
+  float bottom, right;  // the largest positions that do
+
+  Bounds(int64_t rows, int64_t columns)
+      : height(static_cast<int32_t>(rows)),
+        width(static_cast<int32_t>(columns)),
+        bottom(largest(rows)),
+        right(largest(columns)) {}
+
+  S2D_HOST_DEVICE bool hold(Vector p) const {
+    return (p.x >= -0.5f) & (p.x <= right) & (p.y >= -0.5f) & (p.y <= bottom);
+  }
+
+ private:
+  static float largest(int64_t size) {
+    const float half = static_cast<float>(size) - 0.5f;
+    return size % 2 ? half : std::nextafter(half, 0.0f);
+  }
+};
+
+// Nearest integer, half to even, of a number of magnitude under 2^22: the sum pushes the fraction out of the mantissa.
+S2D_HOST_DEVICE int32_t nearest(float x) {
+  constexpr float kPush = 12582912.0f;
+  return static_cast<int32_t>((x + kPush) - kPush);
+}
+
+// Index of the pixel nearest to a position that the bounds hold.
+S2D_HOST_DEVICE int32_t nearest_pixel(const Bounds& bounds, Vector p) {
+  return nearest(p.y) * bounds.width + nearest(p.x);
+}
+
+// (dx, dy) of one pixel, in one load of eight bytes.
+S2D_HOST_DEVICE Vector flow_at(const float* flow, int32_t pixel) {
+  uint64_t both;
+  __builtin_memcpy(&both, flow + 2 * static_cast<int64_t>(pixel), 8);
+  const uint32_t low = static_cast<uint32_t>(both), high = static_cast<uint32_t>(both >> 32);
+  Vector result;
+  __builtin_memcpy(&result.x, &low, 4);
+  __builtin_memcpy(&result.y, &high, 4);
+  return result;
+}
+
+S2D_HOST_DEVICE float clamped(float x, float last) {
+  x = x > 0.0f ? x : 0.0f;
+  return x < last ? x : last;
+}
+
+S2D_HOST_DEVICE float between(float a, float b, float share) { return a + (b - a) * share; }
+
+// Bilinear flow at a position, the border repeated outside.
+S2D_HOST_DEVICE Vector lookup(const float* flow, const Bounds& bounds, Vector p) {
+  const float x = clamped(p.x, static_cast<float>(bounds.width - 1));
+  const float y = clamped(p.y, static_cast<float>(bounds.height - 1));
+  const int32_t left = static_cast<int32_t>(x), top = static_cast<int32_t>(y);
+  const float fx = x - static_cast<float>(left), fy = y - static_cast<float>(top);
+  const int32_t first = top * bounds.width + left;
+  const int32_t right = left + 1 < bounds.width ? 1 : 0, below = top + 1 < bounds.height ? bounds.width : 0;
+  const Vector a = flow_at(flow, first), b = flow_at(flow, first + right);
+  const Vector c = flow_at(flow, first + below), d = flow_at(flow, first + below + right);
+  return {between(between(a.x, b.x, fx), between(c.x, d.x, fx), fy),
+          between(between(a.y, b.y, fx), between(c.y, d.y, fx), fy)};
+}
+
+// |f + b|^2 <= 0.01 (|f|^2 + |b|^2) + 0.5; false where one of them is not finite.
+S2D_HOST_DEVICE bool agree(Vector f, Vector b) {
+  constexpr float kLargest = 3.40282347e38f;
+  const float x = f.x + b.x, y = f.y + b.y;
+  const float bound = 0.01f * ((f.x * f.x + f.y * f.y) + (b.x * b.x + b.y * b.y)) + 0.5f;
+  return x * x + y * y <= (bound < kLargest ? bound : kLargest);
+}
+
+}  // namespace s2d
