@@ -35,8 +35,8 @@ def load_checkpoint(path: str | Path, config: ModelConfig | None = None) -> Vide
     """Read a model, in evaluation mode, on the CPU.
 
     Accepted are files of `save_checkpoint`; official ones, ``{"model": state dict, ...}`` of a plain model or of a
-    distillation, whose teacher is taken; and bare state dicts. ``module.`` before the names is stripped, ``criterion.*``
-    left out. Nothing but tensors and plain values is ever unpickled.
+    distillation, whose teacher is taken; and bare state dicts. ``module.`` before the names is stripped,
+    ``criterion.*`` left out. Nothing but tensors and plain values is ever unpickled.
 
     Args:
         path: the file.

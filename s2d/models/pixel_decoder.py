@@ -94,8 +94,8 @@ class PixelDecoder(nn.Module):
             features: res2, res3, res4, res5 of N frames.
 
         Returns:
-            mask features ``[N, mask_dim, H / 4, W / 4]``, and the attended levels ``[N, hidden_dim, h, w]`` from stride 32
-            upwards. Always in float32: the sampling positions do not bear half precision.
+            mask features ``[N, mask_dim, H / 4, W / 4]``, and the attended levels ``[N, hidden_dim, h, w]`` from stride
+            32 upwards. Always in float32: the sampling positions do not bear half precision.
         """
         with torch.autocast(features[0].device.type, enabled=False):
             features = [feature.float() for feature in features]

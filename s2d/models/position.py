@@ -11,7 +11,8 @@ from torch import Tensor
 def sine_1d(length: int, channels: int, device: torch.device | None = None) -> Tensor:
     """Encodings ``[length, channels]`` of the places 1 .. length, scaled so that the last is 2 pi.
 
-    Channels 2i and 2i + 1 hold the sine and the cosine of ``place / 10000^(2i / channels)``. Defined by DETR (arXiv 2005.12872).
+    Channels 2i and 2i + 1 hold the sine and the cosine of ``place / 10000^(2i / channels)``. Defined by DETR (arXiv
+    2005.12872).
     """
     places = torch.arange(1, length + 1, dtype=torch.float32, device=device)
     places = places / (length + 1e-6) * (2 * math.pi)

@@ -98,7 +98,7 @@ class TransformerDecoder(nn.Module):
             every_head: whether all heads are asked for, or only the last.
 
         Returns:
-            ``pred_logits`` ``[B, Q, classes + 1]`` and ``pred_masks`` ``[B, Q, T, H, W]`` of each head, the last head last.
+            ``pred_logits`` ``[B, Q, classes + 1]`` and ``pred_masks`` ``[B, Q, T, H, W]`` of each head, in their order.
         """
         clips, frames = mask_features.shape[:2]
         layers = len(self.transformer_ffn_layers)

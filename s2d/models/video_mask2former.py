@@ -46,13 +46,13 @@ class VideoMask2Former(nn.Module):
 
         Args:
             clip: RGB ``[B, T, 3, H, W]``, uint8 or floating point, in [0, 255].
-            frame_keep: bool ``[B, T]``: false hides a frame from the queries (masks are predicted in it all the same). None: all
-                frames are seen.
+            frame_keep: bool ``[B, T]``: false hides a frame from the queries (masks are predicted in it all the same).
+                None: all frames are seen.
 
         Returns:
             ``pred_logits`` ``[B, Q, classes + 1]``, "no object" last; ``pred_masks`` ``[B, Q, T, h, w]``: logits at a
-            quarter of the *padded* size (`padded_size`; the frame lies in its upper left corner); ``aux_outputs``: the same
-            pair for every earlier head, first head first, in training mode; empty in evaluation mode.
+            quarter of the *padded* size (`padded_size`; the frame lies in its upper left corner); ``aux_outputs``: the
+            same pair for every earlier head, first head first, in training mode; empty in evaluation mode.
 
         Raises:
             ValueError: the clip is not ``[B, T, 3, H, W]``.

@@ -60,7 +60,7 @@ class MSDeformAttn(nn.Module):
 
         Args:
             query: ``[N, Lq, C]``.
-            reference_points: ``[N or 1, Lq, L, 2]`` x and y, or ``[N or 1, Lq, L, 4]`` x, y, width, height; all in [0, 1]
+            reference_points: ``[N or 1, Lq, L, 2]`` x and y, or ``[N or 1, Lq, L, 4]`` x, y, width, height; in [0, 1]
                 over each level.
             input_flatten: ``[N, S, C]``, the levels one after another.
             input_spatial_shapes: ``[L, 2]``, height and width of each level.

@@ -15,9 +15,9 @@ ROOM = Room("masked_attention")
 def attention_mask(mask_logits: Tensor, size: tuple[int, int], *, impl: str | None = None) -> BitMasks:
     """Which keys of a feature level each query may attend to, from the masks it predicts.
 
-    The logits are resized bilinearly (``align_corners=False``); a key is forbidden where ``sigmoid(x) < 0.5``, taken in
-    the logits' dtype (for float32 that is x <= -0x1.7ffffep-23, not x < 0), so NaN attends. No fallback for rows without
-    a key: `masked_attention` decides that, after frames are dropped. Nothing flows back. The rule is that of Mask2Former
+    The logits are resized bilinearly (``align_corners=False``); a key is forbidden where ``sigmoid(x) < 0.5`` in the
+    logits' dtype (for float32 that is x <= -0x1.7ffffep-23, not x < 0), so NaN attends. No fallback for rows without a
+    key: `masked_attention` decides that, after frames are dropped. Nothing flows back. The rule is that of Mask2Former
     (arXiv 2112.01527).
 
     Args:

@@ -20,6 +20,6 @@ def attend(
         height, width = spatial_shapes[level]
         image = tokens.flatten(2).transpose(1, 2).reshape(number * heads, channels, height, width)
         sampled.append(F.grid_sample(image, grids[:, :, level], padding_mode="zeros", align_corners=False))
-    weights = attention_weights.transpose(1, 2).reshape(number * heads, 1, queries, levels * points)
-    weighted = (torch.cat(sampled, dim=-1) * weights).sum(-1)
-    return weighted.view(number, heads * channels, queries).transpose(1, 2)
+    weights = attention_weights.transpose(1, 2).reshape(number * heads, queries, levels * points)
+    summed = torch.einsum("ncqp,nqp->ncq", torch.cat(sampled, dim=-1), weights)
+    return summed.reshape(number, heads * channels, queries).transpose(1, 2)
