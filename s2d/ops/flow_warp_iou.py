@@ -139,7 +139,7 @@ def flow_consistency(flow: Tensor, reverse: Tensor, *, impl: str | None = None) 
     flow = as_flow(flow, "flow", "flow_consistency", "[..., H, W, 2]")
     reverse = _as_reverse(reverse, flow, "flow_consistency")
     shape = flow.shape[:-1]
-    flow, reverse = (f.reshape(-1, *shape[-2:], 2) for f in (flow, reverse))
+    flow, reverse = (f.reshape(shape[:-2].numel(), *shape[-2:], 2) for f in (flow, reverse))
     if ROOM.choose(flow.device, impl) == "reference":
         empty = flow.new_zeros((0, *shape[-2:]), dtype=torch.bool)
         fields = [flow_reference.consistency(f, r) for f, r in zip(flow, reverse, strict=True)]
@@ -169,7 +169,7 @@ def flow_compose(first: Tensor, second: Tensor, *, impl: str | None = None) -> T
     if first.shape != second.shape:
         raise ValueError(f"s2d::flow_compose: expected second {list(first.shape)} as first, got {list(second.shape)}")
     shape = first.shape
-    first, second = (f.reshape(-1, *shape[-3:]) for f in (first, second))
+    first, second = (f.reshape(shape[:-3].numel(), *shape[-3:]) for f in (first, second))
     if ROOM.choose(first.device, impl) == "reference":
         fields = [reference.compose(a, b) for a, b in zip(first, second, strict=True)]
         return (torch.stack(fields) if fields else first.clone()).view(shape)

@@ -13,9 +13,9 @@ def counts(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Intersections ``[P, N, M]``, warped areas ``[P, N]`` and target areas ``[P, M]`` of bool masks: int64."""
     pairs, height, width = flow.shape[:3]
-    kept = flow.new_ones((pairs, height, width), dtype=torch.bool) if visible is None else visible
-    if reverse is not None:
-        kept = kept & torch.stack([consistency(f, r) for f, r in zip(flow, reverse, strict=True)])
+    kept = flow.new_ones((pairs, height, width), dtype=torch.bool) if visible is None else visible.clone()
+    for pair in range(0 if reverse is None else pairs):
+        kept[pair] &= consistency(flow[pair], reverse[pair])
     warp = warp_nearest if mode == "nearest" else warp_bilinear
     rows = source.new_zeros((pairs, source.shape[1], height * width), dtype=torch.float64)
     for pair in range(pairs if height * width else 0):
