@@ -110,7 +110,8 @@ class TransformerDecoder(nn.Module):
         heads = [self._embed(queries)]
         for index in range(layers):
             level = index % len(levels)
-            mask = attention_mask_from_features(heads[-1][1], features_at[level])
+            # Mask features are float32 under autocast too: so are the products that masks are cut from.
+            mask = attention_mask_from_features(heads[-1][1].to(mask_features.dtype), features_at[level])
             cross = self.transformer_cross_attention_layers[index]
             queries = cross(queries, place, keys[level], values[level], mask, frame_keep)
             queries = self.transformer_self_attention_layers[index](queries, place)

@@ -1,0 +1,174 @@
+"""The official numbers: deterministic weights and a deterministic clip through our model give the stored results."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import numpy as np
+import pytest
+import torch
+
+from s2d.models import ModelConfig, load_checkpoint
+from s2d.models.inference import best_queries, binary_masks
+from s2d.models.position import sine_2d, sine_3d
+from s2d.ops import attention_mask, mask_nms, unpack_masks
+
+# What float32 costs against float64, on our side and on theirs.
+FEATURES, MASKS, LOGITS = 4e-5, 1e-4, 4e-5
+
+
+@pytest.fixture(scope="module")
+def deterministic(test_data):
+    spec = importlib.util.spec_from_file_location("deterministic", test_data / "parity" / "deterministic.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def stored(test_data):
+    return torch.load(test_data / "parity" / "parity_small.pt", weights_only=True)
+
+
+@pytest.fixture(scope="module")
+def names(test_data):
+    """Names and shapes of the official models, plain and distillation, one after the other."""
+    text = (test_data / "parity" / "state_dict.txt").read_text()
+    rows = [line.split("\t") for line in text.splitlines() if line and not line.startswith("#")]
+    return [(row[0], tuple(int(n) for n in row[1].strip("()").split(",") if n.strip())) for row in rows]
+
+
+@pytest.fixture(scope="module")
+def files(deterministic, names, tmp_path_factory):
+    """A plain and a distillation checkpoint with the deterministic weights."""
+    folder = tmp_path_factory.mktemp("parity")
+    layouts = {"plain": [], "distillation": []}
+    for name, shape in names:
+        layouts["distillation" if name.startswith(("student", "teacher")) else "plain"].append((name, shape))
+    for layout, rows in layouts.items():
+        state = deterministic.det_state_dict({name: torch.empty(shape) for name, shape in rows})
+        torch.save({"model": state, "iteration": 7, "trainer": {"iteration": 7}}, folder / f"{layout}.pth")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(files):
+    # Without dropout, training mode gives the same numbers and all ten heads.
+    return load_checkpoint(files / "plain.pth", ModelConfig(encoder_dropout=0.0))
+
+
+@pytest.fixture(scope="module")
+def clip(deterministic, stored):
+    clip = torch.stack(deterministic.det_clip(3, 96, 128))[None]
+    assert torch.equal(clip[0].to(torch.uint8), stored["clip_uint8"].view(clip[0].shape))
+    return clip
+
+
+@pytest.fixture(scope="module")
+def outputs(model, clip):
+    model.train()
+    with torch.no_grad():
+        outputs = model(clip)
+    model.eval()
+    return outputs
+
+
+def assert_near(found, wanted, tolerance):
+    assert found.shape == wanted.shape
+    assert float((found - wanted).abs().max()) <= tolerance
+
+
+def test_names_and_shapes_are_the_official_ones(names, model):
+    official = {name: shape for name, shape in names if name.startswith(("backbone.", "sem_seg_head."))}
+    assert {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()} == official
+    assert sum(parameter.numel() for parameter in model.parameters()) == 43_949_954
+
+
+def test_weights_are_the_stored_ones(model, stored):
+    for name, tensor in model.state_dict().items():
+        total, absolute = stored["weights_check"][name]
+        assert tensor.double().sum().item() == pytest.approx(total, abs=1e-6 * absolute)
+        assert tensor.double().abs().sum().item() == pytest.approx(absolute, rel=1e-6)
+
+
+def test_backbone_and_pixel_decoder(model, clip, stored):
+    wanted = stored["forward"]
+    with torch.no_grad():
+        normalised = model._normalise(clip[0])
+        features = model.backbone(normalised)
+        mask_features, levels = model.sem_seg_head.pixel_decoder(features)
+    assert_near(normalised, wanted["x"], 1e-6)
+    for name, feature in zip(("res2", "res3", "res4", "res5"), features, strict=True):
+        assert_near(feature, wanted[name], FEATURES)
+    assert_near(mask_features, wanted["mask_features"], FEATURES)
+    for level, stored_level in zip(levels, wanted["multi_scale"], strict=True):
+        assert_near(level, stored_level, FEATURES)
+
+
+def test_every_head(outputs, stored):
+    wanted = stored["forward"]
+    assert_near(outputs["pred_logits"], wanted["pred_logits"], LOGITS)
+    assert_near(outputs["pred_masks"], wanted["pred_masks"], MASKS)
+    assert_near(outputs["pred_masks"], wanted["pred_masks_f64"], MASKS)
+    assert len(outputs["aux_outputs"]) == len(wanted["aux"]) == 9
+    for head, stored_head in zip(outputs["aux_outputs"], wanted["aux"], strict=True):
+        assert_near(head["pred_logits"], stored_head["pred_logits"], LOGITS)
+        # These masks are stored in half precision: half a unit in its last place on top.
+        rounding = stored_head["pred_masks"].float().abs() * 2.0**-11
+        excess = (head["pred_masks"] - stored_head["pred_masks"].float()).abs() - rounding
+        assert float(excess.max()) <= MASKS
+        assert head["pred_masks"].double().mean().item() == pytest.approx(stored_head["mean"], abs=1e-5)
+        assert head["pred_masks"].double().std().item() == pytest.approx(stored_head["std"], abs=1e-5)
+
+
+def test_every_bit_of_the_attention_masks(outputs, stored, monkeypatch, model, clip):
+    import s2d.models.transformer_decoder as decoder
+
+    used = []
+    original = decoder.attention_mask_from_features
+    monkeypatch.setattr(decoder, "attention_mask_from_features", lambda *x: used.append(original(*x)) or used[-1])
+    with torch.no_grad():
+        model(clip)
+    sizes = [(3, 4), (6, 8), (12, 16)]
+    heads = [*outputs["aux_outputs"], outputs]
+    for index, (packed, shape) in enumerate(stored["forward"]["attn_mask"]):
+        bits = torch.from_numpy(np.unpackbits(packed.numpy()))[: torch.Size(shape).numel()]
+        forbidden = bits.view(shape).bool()
+        ours = unpack_masks(attention_mask(heads[index]["pred_masks"], sizes[index % 3]))
+        assert torch.equal(~ours, forbidden)
+        assert int(forbidden.all(-1).sum()) == stored["forward"]["all_masked_rows"][index]
+        if index < 9:
+            assert torch.equal(unpack_masks(used[index]), ours)
+
+
+def test_evaluation_mode_gives_the_last_head_alone(model, clip, outputs):
+    with torch.no_grad():
+        alone = model(clip)
+    assert alone["aux_outputs"] == []
+    assert_near(alone["pred_masks"], outputs["pred_masks"], 1e-5)
+    assert torch.equal(alone["pred_logits"], outputs["pred_logits"])
+
+
+def test_position_encodings(stored):
+    wanted = stored["pe2d_1x256x6x8"]
+    assert_near(sine_2d(6, 8, 256).permute(2, 0, 1)[None], wanted, 1e-6)
+    wanted = stored["pe3d_1x3x256x6x8"]
+    assert_near(sine_3d(3, 6, 8, 256).permute(0, 3, 1, 2)[None], wanted, 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("nms", "threshold", "size"), [(False, 0.75, (96, 128)), (True, 0.75, (96, 128)), (True, 0.82, (135, 180))]
+)
+def test_inference_of_the_exported_teacher(files, clip, stored, nms, threshold, size):
+    teacher = load_checkpoint(files / "distillation.pth")
+    with torch.no_grad():
+        output = teacher(clip)
+    scores, queries = best_queries(output["pred_logits"][0], 50)
+    bits = binary_masks(output["pred_masks"][0, queries], (96, 128), size)
+    kept = mask_nms(bits, scores, threshold) if nms else torch.arange(50)
+    wanted = stored["inference_teacher"][nms, threshold, size]
+    torch.testing.assert_close(scores[kept], torch.tensor(wanted["scores"]), atol=LOGITS, rtol=0)
+    packed, shape = wanted["masks"]
+    masks = torch.from_numpy(np.unpackbits(packed.numpy()))[: torch.Size(shape).numel()].view(shape)
+    differing = (unpack_masks(bits[kept]) != masks.bool()).double().mean()
+    assert differing < 1e-5
