@@ -16,7 +16,7 @@ import torch
 import s2d
 from s2d.data.coco import read_proposals, write_proposals
 from s2d.data.files import write_json
-from s2d.data.synthetic import generate_clip
+from s2d.data.synthetic import demo_clip
 from s2d.data.types import FrameMasks, Keymasks, Tracks
 from s2d.data.video import Video, open_video, write_video
 from s2d.data.ytvis import read_ytvis, write_ytvis
@@ -183,7 +183,7 @@ class _Run:
 
     def _demo(self) -> Video:
         def generate(_: Path) -> None:
-            clip = generate_clip(seed=self.settings.seed)
+            clip = demo_clip(self.settings.seed)
             write_video(self.out / "demo.mp4", clip.video, clip.video.fps)
             write_ytvis(self.out / "ground_truth.json", clip.tracks, fps=float(clip.video.fps))
 

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -47,10 +45,9 @@ def test_truth_without_objects_is_refused(make_tracks):
         region_similarity(make_tracks(torch.zeros(1, 3, 8, 8)), make_tracks(torch.zeros(0, 3, 8, 8)))
 
 
-@pytest.mark.skipif("S2D_TEST_DATA" not in os.environ, reason="S2D_TEST_DATA is not set: no real masks to measure")
 @pytest.mark.parametrize("name", ["blackswan", "car-shadow", "drift-chicane", "libby"])
-def test_j_of_real_masks_is_the_official_number(make_tracks, name):
-    folder = Path(os.environ["S2D_TEST_DATA"]) / "data/eval/davis_jf"
+def test_j_of_real_masks_is_the_official_number(make_tracks, test_data, name):
+    folder = test_data / "data/eval/davis_jf"
     expected = json.loads((folder / "expected_semisupervised_osvos.json").read_text())[name]
 
     def load(kind):
