@@ -183,7 +183,7 @@ class _Run:
 
     def _demo(self) -> Video:
         def generate(_: Path) -> None:
-            clip = demo_clip(self.settings.seed)
+            clip = demo_clip()
             write_video(self.out / "demo.mp4", clip.video, clip.video.fps)
             write_ytvis(self.out / "ground_truth.json", clip.tracks, fps=float(clip.video.fps))
 
