@@ -1,0 +1,1 @@
+"""Training: matcher, losses, teacher and the loop."""
