@@ -1,0 +1,1 @@
+"""Motion priors that need no weights: optical flow, camera motion, moving regions."""

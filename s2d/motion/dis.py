@@ -1,0 +1,109 @@
+"""Dense optical flow by DIS (Kroeger et al., Fast Optical Flow using Dense Inverse Search, ECCV 2016), from OpenCV."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+_PRESETS = {
+    "ultrafast": cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST,
+    "fast": cv2.DISOPTICAL_FLOW_PRESET_FAST,
+    "medium": cv2.DISOPTICAL_FLOW_PRESET_MEDIUM,
+}
+
+SMALLEST_SIDE = 16
+"""Frames with a side below this many pixels are enlarged before the search: its coarsest patches would not fit."""
+
+
+@dataclass(frozen=True)
+class VideoFlow:
+    """Flow between all neighbouring frames of a clip, both ways.
+
+    Attributes:
+        forward: float32 or float16 ``[T-1, H, W, 2]``: (dx, dy) in pixels from frame t to frame t+1, on t's grid.
+        backward: the same from frame t+1 to frame t, on t+1's grid.
+    """
+
+    forward: Tensor
+    backward: Tensor
+
+
+def grey_image(frame: Tensor) -> np.ndarray:
+    """The luma of one frame, uint8 ``[H, W]``, from uint8 ``[3, H, W]`` RGB, ``[1, H, W]`` or ``[H, W]``."""
+    if frame.dtype != torch.uint8 or frame.dim() not in (2, 3):
+        raise ValueError(f"expected a frame uint8 [3, H, W] or [H, W], got {frame.dtype} {list(frame.shape)}")
+    if frame.dim() == 3 and frame.shape[0] == 3:
+        return cv2.cvtColor(np.ascontiguousarray(frame.permute(1, 2, 0).numpy()), cv2.COLOR_RGB2GRAY)
+    return np.ascontiguousarray(frame.reshape(frame.shape[-2:]).numpy())
+
+
+def flow_between(first: np.ndarray, second: np.ndarray, quality: str = "medium") -> np.ndarray:
+    """DIS flow between grey images: float32 ``[H, W, 2]``, (dx, dy) from each pixel of ``first`` to its place in ``second``.
+
+    Args:
+        first: uint8 ``[H, W]``.
+        second: the same size.
+        quality: ``"ultrafast"``, ``"fast"`` or ``"medium"``: OpenCV's presets.
+    """
+    if quality not in _PRESETS:
+        raise ValueError(f"expected quality to be one of {', '.join(_PRESETS)}, got {quality!r}")
+    if first.shape != second.shape:
+        raise ValueError(f"expected two frames of one size, got {list(first.shape)} and {list(second.shape)}")
+    height, width = first.shape
+    enlarge = max(1, -(-SMALLEST_SIDE // max(1, min(height, width))))
+    if enlarge > 1:
+        larger = (width * enlarge, height * enlarge)
+        first, second = (cv2.resize(x, larger, interpolation=cv2.INTER_LINEAR) for x in (first, second))
+    flow = cv2.DISOpticalFlow_create(_PRESETS[quality]).calc(first, second, None)
+    if enlarge > 1:
+        flow = cv2.resize(flow, (width, height), interpolation=cv2.INTER_AREA) / enlarge
+    return flow
+
+
+def dis_flow(first: Tensor, second: Tensor, quality: str = "medium") -> Tensor:
+    """DIS flow from one frame to another: where each pixel of ``first`` has gone in ``second``.
+
+    Args:
+        first: uint8 ``[3, H, W]`` RGB, or grey ``[H, W]``.
+        second: the same size.
+        quality: ``"ultrafast"``, ``"fast"`` or ``"medium"``.
+
+    Returns:
+        float32 ``[H, W, 2]``: (dx, dy) in pixels.
+
+    Raises:
+        ValueError: frames of two sizes, another dtype, or an unknown quality.
+    """
+    return torch.from_numpy(flow_between(grey_image(first), grey_image(second), quality))
+
+
+def video_flow(
+    frames: Tensor, *, quality: str = "medium", dtype: torch.dtype = torch.float32, progress: bool = False
+) -> VideoFlow:
+    """Flow between all neighbouring frames of a clip that fits in memory, both ways.
+
+    Args:
+        frames: uint8 ``[T, 3, H, W]`` RGB.
+        quality: see `dis_flow`.
+        dtype: of the result; float16 halves its size and keeps 1/32 px at flows below 64 px.
+        progress: show a bar.
+
+    Returns:
+        `VideoFlow` of T - 1 pairs (none for one frame).
+    """
+    height, width = frames.shape[-2:]
+    pairs = max(0, len(frames) - 1)
+    forward = torch.empty(pairs, height, width, 2, dtype=dtype)
+    backward = torch.empty_like(forward)
+    first = grey_image(frames[0]) if len(frames) else None
+    for t in tqdm(range(pairs), desc="flow", disable=not progress):
+        second = grey_image(frames[t + 1])
+        forward[t] = torch.from_numpy(flow_between(first, second, quality))
+        backward[t] = torch.from_numpy(flow_between(second, first, quality))
+        first = second
+    return VideoFlow(forward, backward)

@@ -1,0 +1,109 @@
+"""A frame as a graph of superpixels, and its normalised cut (Shi and Malik, PAMI 2000)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import scipy.linalg
+from scipy.sparse import csr_matrix
+from scipy.sparse.csgraph import connected_components
+from skimage.color import rgb2lab
+from skimage.segmentation import slic
+
+
+@dataclass(frozen=True)
+class Superpixels:
+    """Superpixels of one frame, their cues and who touches whom.
+
+    Attributes:
+        labels: int64 ``[H, W]`` in [0, N).
+        area: float64 ``[N]``, pixels.
+        colour: float64 ``[N, 3]``: mean CIE Lab.
+        texture: float64 ``[N]``: mean length of the gradient of L.
+        motion: float64 ``[N, 2]``: mean residual flow, pixels per frame.
+        saliency: float64 ``[N]`` in [0, 1].
+        touching: bool ``[N, N]``, symmetric, false on the diagonal.
+    """
+
+    labels: np.ndarray
+    area: np.ndarray
+    colour: np.ndarray
+    texture: np.ndarray
+    motion: np.ndarray
+    saliency: np.ndarray
+    touching: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.area)
+
+
+def superpixels(frame: np.ndarray, residual: np.ndarray, saliency: np.ndarray, number: int) -> Superpixels:
+    """Cut a frame into about ``number`` superpixels (SLIC on Lab colour).
+
+    Args:
+        frame: uint8 ``[H, W, 3]`` RGB.
+        residual: float32 ``[H, W, 2]``, pixels per frame.
+        saliency: float32 ``[H, W]``.
+        number: how many, about.
+    """
+    lab = rgb2lab(cv2.GaussianBlur(frame, (0, 0), 0.8)).astype(np.float32)
+    labels = slic(lab, number, compactness=12, max_num_iter=5, convert2lab=False, start_label=0)
+    light = np.ascontiguousarray(lab[..., 0])
+    gradient = np.hypot(cv2.Sobel(light, cv2.CV_32F, 1, 0), cv2.Sobel(light, cv2.CV_32F, 0, 1))
+    cues = np.concatenate([lab, gradient[..., None], residual, saliency[..., None]], -1).reshape(labels.size, -1)
+    flat = labels.reshape(-1)
+    area = np.bincount(flat).astype(np.float64)
+    means = np.stack([np.bincount(flat, cue) for cue in cues.T], 1) / area[:, None]
+    touching = np.zeros((len(area), len(area)), bool)
+    for a, b in ((labels[:, 1:], labels[:, :-1]), (labels[1:], labels[:-1])):
+        touching[a.reshape(-1), b.reshape(-1)] = True
+    touching |= touching.T
+    np.fill_diagonal(touching, False)
+    return Superpixels(labels, area, means[:, :3], means[:, 3], means[:, 4:6], means[:, 6], touching)
+
+
+def affinity(graph: Superpixels, *, motion_scale: float, colour_scale: float, hops: int = 3) -> np.ndarray:
+    """Weights between superpixels at most ``hops`` neighbours apart: float64 ``[N, N]``.
+
+    ``w = exp(-(|motion difference|^2 / motion_scale^2 + |Lab difference|^2 / colour_scale^2) / 2)``. Every other pair gets
+    1e-6, so that the graph is connected.
+    """
+    near = np.eye(len(graph), dtype=np.float32)
+    reach = near + graph.touching
+    for _ in range(hops):
+        near = (near @ reach > 0).astype(np.float32)
+    distance = _squared_distances(graph.motion / motion_scale) + _squared_distances(graph.colour / colour_scale)
+    return np.exp(-distance / 2) * near + 1e-6
+
+
+def _squared_distances(points: np.ndarray) -> np.ndarray:
+    norms = (points**2).sum(1)
+    return np.maximum(norms[:, None] + norms[None] - 2 * points @ points.T, 0)
+
+
+def cut_vectors(weights: np.ndarray, number: int) -> np.ndarray:
+    """The generalised eigenvectors of (D - W, D) with the smallest eigenvalues, the constant one left out.
+
+    Returns:
+        float64 ``[N, K]`` with K = min(number, N - 1).
+    """
+    number = min(number, len(weights) - 1)
+    if number < 1:
+        return np.zeros((len(weights), 0))
+    root = 1 / np.sqrt(weights.sum(1))
+    laplacian = np.eye(len(weights)) - root[:, None] * weights * root
+    _, vectors = scipy.linalg.eigh(laplacian, subset_by_index=[1, number])
+    return vectors * root[:, None]
+
+
+def connected_parts(graph: Superpixels, chosen: np.ndarray) -> list[np.ndarray]:
+    """The connected parts of a set of superpixels: bool ``[N]`` each."""
+    index = np.flatnonzero(chosen)
+    if len(index) == 0:
+        return []
+    number, part = connected_components(csr_matrix(graph.touching[np.ix_(index, index)]), directed=False)
+    parts = np.zeros((number, len(graph)), bool)
+    parts[part, index] = True
+    return list(parts)

@@ -1,0 +1,180 @@
+"""Stage 1: masks of single frames, without weights (`motioncut`) or from files (`load_proposals`)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from s2d.data.coco import read_proposals, write_proposals
+from s2d.data.label_maps import read_label_maps
+from s2d.data.types import FrameMasks
+from s2d.data.video import Video
+from s2d.errors import InputError
+from s2d.motion.moving import MovingClip, moving_clip
+from s2d.motion.refine import refine_mask
+from s2d.motion.regions import best_sets, candidates, stand_out
+from s2d.motion.superpixels import superpixels
+from s2d.ops import RLE, mask_nms, pack_masks, rle_encode
+
+
+@dataclass(frozen=True)
+class ProposeSettings:
+    """Numbers of `motioncut`.
+
+    Attributes:
+        working_short_side: frames are looked at with at most this short side, pixels; masks are then enlarged.
+        chunk: frames that are worked out together, and kept together in the work folder.
+        margin: frames before and after a chunk whose motion is used too.
+        nodes: superpixels of a frame, at most 1,000.
+        vectors: eigenvectors per normalised cut.
+        smallest: least area of a mask, a share of the frame.
+        largest: greatest area.
+        refined: candidates of a frame that are refined to pixels.
+        masks: masks of a frame, at most.
+        overlap: IoU above which the lower-scored of two masks of a frame is dropped.
+        persistence: how much of the motion a frame takes from its neighbours, in [0, 1).
+        still: residual speed, in pixels per frame at the working size, below which nothing moves.
+    """
+
+    working_short_side: int = 240
+    chunk: int = 32
+    margin: int = 10
+    nodes: int = 400
+    vectors: int = 5
+    smallest: float = 0.002
+    largest: float = 0.6
+    refined: int = 12
+    masks: int = 8
+    overlap: float = 0.7
+    persistence: float = 0.8
+    still: float = 0.25
+
+
+def propose(
+    video: Video, settings: ProposeSettings = ProposeSettings(), *, work: Path | None = None, progress: bool = True
+) -> FrameMasks:
+    """Masks of whatever moves on its own, frame by frame: normalised cuts on motion, colour and texture.
+
+    Args:
+        video: read in chunks, so that its length does not matter.
+        settings: see `ProposeSettings`.
+        work: a folder in which finished chunks are kept; a later call with the same video and settings continues there
+            and gives the same result.
+        progress: show a bar.
+
+    Returns:
+        `FrameMasks` at ``video.size``; none where nothing moves.
+    """
+    parts = []
+    with tqdm(total=video.num_frames, desc="propose", disable=not progress) as bar:
+        for start in range(0, video.num_frames, settings.chunk):
+            stop = min(start + settings.chunk, video.num_frames)
+            path = None if work is None else Path(work) / f"{_fingerprint(video, settings)}-{start:06d}.json"
+            if path is not None and path.is_file():
+                part = read_proposals(path)
+            else:
+                part = _propose_chunk(video, settings, start, stop, bar)
+                if path is not None:
+                    write_proposals(path, part)
+            bar.n = stop
+            bar.refresh()
+            parts.append(part)
+    return FrameMasks(
+        video=video.name,
+        size=video.size,
+        num_frames=video.num_frames,
+        rle=RLE.cat([part.rle for part in parts]),
+        frames=torch.cat([part.frames for part in parts]),
+        scores=torch.cat([part.scores for part in parts]),
+    )
+
+
+def _fingerprint(video: Video, settings: ProposeSettings) -> str:
+    """Tells one video and one set of numbers from another, so that a work folder cannot mix them."""
+    facts = [video.name, *video.size, video.num_frames, asdict(settings)]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
+
+
+def _propose_chunk(video: Video, settings: ProposeSettings, start: int, stop: int, bar: tqdm) -> FrameMasks:
+    first, last = max(0, start - settings.margin), min(video.num_frames, stop + settings.margin)
+    small = video.resized(short_side=settings.working_short_side)
+    frames = np.ascontiguousarray(small.clip(first, last).permute(0, 2, 3, 1).numpy())
+    codes, index, scores = [], [], []
+    moving = moving_clip(frames, persistence=settings.persistence)
+    for t in range(start, stop):
+        masks, values = _propose_frame(frames[t - first], moving, t - first, settings)
+        enlarged = [_resize(mask, video.size) for mask in masks]
+        if enlarged:
+            codes.append(rle_encode(torch.from_numpy(np.stack(enlarged))))
+            index += [t] * len(masks)
+            scores += values
+        bar.update()
+    return FrameMasks(
+        video=video.name,
+        size=video.size,
+        num_frames=video.num_frames,
+        rle=RLE.cat(codes),
+        frames=torch.tensor(index, dtype=torch.int64),
+        scores=torch.tensor(scores, dtype=torch.float32),
+    )
+
+
+def _propose_frame(
+    frame: np.ndarray, moving: MovingClip, t: int, settings: ProposeSettings
+) -> tuple[list[np.ndarray], list[float]]:
+    """Masks of one frame at the working size, best first, and their scores."""
+    graph = superpixels(frame, moving.residual[t], moving.saliency[t], settings.nodes)
+    motion_scale = max(0.25 * float(moving.speed[t]), 0.12)
+    sets = candidates(
+        graph,
+        motion_scale=motion_scale,
+        colour_scale=25.0,
+        vectors=settings.vectors,
+        smallest=settings.smallest,
+        largest=settings.largest,
+    )
+    scores = stand_out(graph, sets, motion_scale)
+    chosen = best_sets(graph, sets, scores, settings.overlap, settings.refined)
+    if len(chosen) == 0:
+        return [], []
+    smooth = cv2.GaussianBlur(frame, (0, 0), 0.7)
+    refined = np.stack([refine_mask(smooth, sets[index][graph.labels]) for index in chosen])
+    values = torch.from_numpy(scores[chosen])
+    kept = mask_nms(pack_masks(torch.from_numpy(refined)), values, settings.overlap)[: settings.masks].tolist()
+    return [refined[n] for n in kept], [float(values[n]) for n in kept]
+
+
+def _resize(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A mask at another size: its outline interpolated."""
+    if mask.shape == size:
+        return mask
+    return cv2.resize(mask.astype(np.float32), size[::-1], interpolation=cv2.INTER_LINEAR) > 0.5
+
+
+def load_proposals(path: str | Path, video: Video) -> FrameMasks:
+    """Masks of single frames from files.
+
+    Args:
+        path: a folder of label maps (one PNG a frame), or a json: COCO (one image a frame) or YouTube-VIS.
+        video: whose masks they are; number of frames and size must agree.
+
+    Raises:
+        InputError: nothing there, an unknown kind of file, another number of frames or another size.
+    """
+    path = Path(path)
+    if path.is_dir():
+        masks = read_label_maps(path)
+    elif path.suffix == ".json":
+        masks = read_proposals(path)
+    else:
+        raise InputError(f"expected proposals as a folder of label maps or a .json file, got {path}")
+    if masks.num_frames != video.num_frames:
+        raise InputError(f"expected proposals for {video.num_frames} frames in {path}, got {masks.num_frames}")
+    return masks
