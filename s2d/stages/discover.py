@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy import sparse
 from torch import Tensor
 from tqdm import tqdm
 
@@ -21,9 +22,11 @@ from s2d.ops import RLE, BitMasks, pack_masks, track_coverage, unpack_masks
 from s2d.stages import _agreement as agreement
 from s2d.stages._grouping import Group, temporal_groups, visibility_groups
 from s2d.stages._instances import Instance, join_duplicates, keep_best
+from s2d.stages._linkage import linkage_groups
 from s2d.stages._scenes import Scene, split_scenes
 
 SCORINGS = ("trajectory", "flow", "both")
+GROUPINGS = ("linkage", "paper")
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,9 @@ class DiscoverSettings:
     """Thresholds of discovery; those of the paper where it has them.
 
     Attributes:
+        grouping: how masks become instances: "linkage" joins what agrees on average; "paper" clusters by visibility,
+            then by matches (DBSCAN), which needs points that are followed through most of the video.
+        likeness: linkage joins groups that agree more than this on average (IoU).
         scoring: what ranks masks: agreement of carried points ("trajectory"), of masks warped along flow ("flow"), or
             the mean of the two ("both").
         short_side: motion is followed in frames of this short side, pixels (smaller frames as they are).
@@ -53,6 +59,8 @@ class DiscoverSettings:
         max_instances: instances kept of a scene, the best first.
     """
 
+    grouping: str = "linkage"
+    likeness: float = 0.5
     scoring: str = "both"
     short_side: int = 240
     max_span: int = 256
@@ -77,6 +85,8 @@ class DiscoverSettings:
     def __post_init__(self) -> None:
         if self.scoring not in SCORINGS:
             raise InputError(f"expected scoring to be one of {', '.join(SCORINGS)}, got {self.scoring!r}")
+        if self.grouping not in GROUPINGS:
+            raise InputError(f"expected grouping to be one of {', '.join(GROUPINGS)}, got {self.grouping!r}")
         if not 0 <= self.overlap < self.max_span:
             raise InputError(
                 f"expected an overlap of 0 to {self.max_span - 1} frames (max_span - 1), got {self.overlap}"
@@ -149,11 +159,10 @@ def _of_scene(
     if settings.scoring != "trajectory":
         by_flow = agreement.flow_scores(bits, frame_of, flow.forward, flow.backward, settings.offsets)
     scores = agreement.blend_scores(by_points, by_flow)
-    groups: list[Group] = []
-    for group in visibility_groups(
-        visible, frame_of, settings.visibility_eps, settings.visibility_samples, settings.candidate_share
-    ):
-        groups += temporal_groups(group, covers, frame_of, settings.match)
+    if settings.grouping == "linkage":
+        groups = linkage_groups(mutual, visible, frame_of, settings.likeness)
+    else:
+        groups = _paper_groups(covers, visible, frame_of, settings)
     instances = join_duplicates(groups, frame_of, scores, mutual, visible, settings.duplicate)
     instances = keep_best(instances, settings.least_masks, settings.max_instances)
     unclear = agreement.ambiguous_frames(covers, frame_of, visible.shape[1])
@@ -162,6 +171,17 @@ def _of_scene(
         span = slice(instance.ranges[0][0], instance.ranges[-1][1] + 1)
         flags.append(float((unclear[instance.masks, span].sum(1) >= settings.ambiguous_frames).mean()))
     return [_moved(i, part.start, scene.start) for i in instances], flags, torch.from_numpy(scores).float()
+
+
+def _paper_groups(
+    covers: sparse.csr_array, visible: np.ndarray, frames: np.ndarray, settings: DiscoverSettings
+) -> list[Group]:
+    groups: list[Group] = []
+    for group in visibility_groups(
+        visible, frames, settings.visibility_eps, settings.visibility_samples, settings.candidate_share
+    ):
+        groups += temporal_groups(group, covers, frames, settings.match)
+    return groups
 
 
 def _resize(masks: BitMasks, size: tuple[int, int]) -> BitMasks:
