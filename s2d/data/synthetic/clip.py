@@ -199,11 +199,11 @@ def _random_actor(settings: SyntheticSettings, index: int, camera: np.ndarray, r
         places = np.stack([places[0], meeting, places[3]])
         places[0, 1], places[2, 1] = (low[1], high[1]) if index == 0 else (high[1], low[1])
     if settings.reentry and index == settings.objects - 1 and (index > 1 or not settings.occlusion):
-        side = -0.75 * size if rng.random() < 0.5 else height + 0.75 * size
-        times = np.array([-2, 0.25 * last, 0.42 * last, 0.58 * last, 0.75 * last, last + 2])
-        inner = np.clip(places[[0, 1, 2, 3]], low, high)
-        away = np.array([[inner[1, 0], side], [inner[2, 0], side]])
-        places = np.concatenate([inner[:2], away, inner[2:]])
+        top = rng.random() < 0.5
+        times = np.array([-2, 0.2 * last, 0.4 * last, 0.6 * last, 0.8 * last, last + 2])
+        places[1:3, 1] = 0.25 * height if top else 0.75 * height
+        away = np.array([[x, -0.75 * size if top else height + 0.75 * size] for x in places[1:3, 0]])
+        places = np.concatenate([places[:2], away, places[2:]])
     ground = np.stack(
         [_to_ground(camera[int(np.clip(t, 0, settings.frames - 1))], p) for t, p in zip(times, places, strict=True)]
     )
