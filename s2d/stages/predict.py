@@ -96,7 +96,7 @@ def predict(
         progress: whether to show a progress bar.
 
     Returns:
-        `Tracks`, best score first; the score is the mean over windows, weighted by the frames that show the instance.
+        `Tracks`, best score first; the score is the mean over the frames that show the instance.
     """
     settings = PredictSettings() if settings is None else settings
     store = _Store(work, _fingerprint(video, model, settings))
@@ -148,48 +148,39 @@ def _stitch(windows: Sequence[_Window], video: Video, settings: PredictSettings)
     """Give every query of every window a track, and every track its mask in each frame."""
     bases = torch.tensor([0, *(len(window.rle) for window in windows)]).cumsum(0)
     sources: list[Tensor] = []
-    scores: list[list[tuple[float, int]]] = []
     previous: list[int] = []
     for index, window in enumerate(windows):
         shared = range(window.start, windows[index - 1].stop if index else window.start)
         partners = _partners(windows[index - 1], window, shared, settings) if index else {}
-        rows = window.rows(range(window.start, window.stop)) + bases[index]
-        visible = rle_area(window.rle).view(rows.shape) > 0
+        rows = window.rows(range(window.start, window.stop))
+        rows = torch.where(rle_area(window.rle).view(rows.shape) > 0, rows + bases[index], -1)
         tracks = []
         for query in range(len(window.queries)):
-            first = window.start
             if query in partners:
                 track = previous[partners[query]]
                 # Each window is trusted on its own side of the shared frames: near its border it has seen less.
-                first += len(shared) // 2
+                skipped = len(shared) // 2
             else:
-                track = len(sources)
+                track, skipped = len(sources), 0
                 sources.append(torch.full((video.num_frames,), -1))
-                scores.append([])
-            frames = torch.where(visible, rows, -1)[query, first - window.start :]
-            sources[track][first : window.stop] = frames
-            scores[track].append((float(window.scores[query]), int((frames >= 0).sum())))
+            sources[track][window.start + skipped : window.stop] = rows[query, skipped:]
             tracks.append(track)
         previous = tracks
-    return _assemble(RLE.cat([window.rle for window in windows]), sources, scores, video, settings)
+    source = torch.stack(sources) if sources else torch.zeros(0, video.num_frames, dtype=torch.int64)
+    return _assemble(windows, source, video, settings)
 
 
-def _assemble(
-    rle: RLE, sources: list[Tensor], scores: list[list[tuple[float, int]]], video: Video, settings: PredictSettings
-) -> Tracks:
-    means = torch.tensor([_mean(parts) for parts in scores])
-    order = torch.argsort(means, descending=True, stable=True)
-    order = order[means[order] >= settings.score_threshold]
-    source = torch.stack([sources[track] for track in order.tolist()]) if len(order) else torch.zeros(0, 0)
-    source = source.long().view(len(order), video.num_frames)
-    # Row -1 is an empty mask behind all others.
-    rle = RLE.cat([rle, RLE.empty(1, *video.source_size)])
-    return Tracks(video.name, video.source_size, rle[source.flatten()], source >= 0, means[order])
-
-
-def _mean(parts: list[tuple[float, int]]) -> float:
-    frames = sum(count for _, count in parts)
-    return sum(score * count for score, count in parts) / frames if frames else 0.0
+def _assemble(windows: Sequence[_Window], source: Tensor, video: Video, settings: PredictSettings) -> Tracks:
+    """Tracks from the place of each mask among all windows' masks: int64 ``[N, T]``, -1 for none."""
+    # One empty mask, of score 0, behind all others is what -1 refers to.
+    rle = RLE.cat([*(window.rle for window in windows), RLE.empty(1, *video.source_size)])
+    per_mask = [window.scores.repeat_interleave(window.stop - window.start) for window in windows]
+    of_masks = torch.cat([*per_mask, torch.zeros(1)]).double()
+    annotated = source >= 0
+    scores = (of_masks[source].sum(1) / annotated.sum(1)).float()
+    order = torch.argsort(scores, descending=True, stable=True)
+    order = order[scores[order] >= settings.score_threshold]
+    return Tracks(video.name, video.source_size, rle[source[order].flatten()], annotated[order], scores[order])
 
 
 def _partners(earlier: _Window, later: _Window, shared: range, settings: PredictSettings) -> dict[int, int]:
