@@ -1,0 +1,167 @@
+"""Matching and losses: the official numbers where they are at hand, and what the drops change."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import pytest
+import torch
+
+from s2d.data.clips import ClipTargets
+from s2d.training.criterion import clip_losses, weighted_sum
+from s2d.training.drop import drop_frames, drop_labels
+from s2d.training.matcher import match
+from s2d.training.settings import LossSettings
+
+
+def tube(*corners: tuple[int, int] | None, size: int = 32, side: int = 12) -> torch.Tensor:
+    """A square that stands at a corner in each frame, or is absent."""
+    masks = torch.zeros(len(corners), size, size, dtype=torch.bool)
+    for t, corner in enumerate(corners):
+        if corner is not None:
+            masks[t, corner[0] : corner[0] + side, corner[1] : corner[1] + side] = True
+    return masks
+
+
+def as_logits(masks: torch.Tensor) -> torch.Tensor:
+    return 10 * (masks[..., ::4, ::4].float() * 2 - 1)
+
+
+def heads(masks: torch.Tensor, logits: torch.Tensor | None = None, aux: int = 0) -> dict:
+    logits = torch.zeros(*masks.shape[:2], 2) if logits is None else logits
+    one = {"pred_logits": logits, "pred_masks": masks}
+    return {**one, "aux_outputs": [one] * aux}
+
+
+def all_kept(masks: torch.Tensor) -> ClipTargets:
+    return ClipTargets(masks, torch.ones(masks.shape[:2], dtype=torch.bool))
+
+
+def test_each_target_goes_to_the_query_that_looks_like_it():
+    left, right, low = tube((0, 0), (0, 2)), tube((0, 18), (0, 16)), tube((18, 8), (18, 8))
+    masks = as_logits(torch.stack([right, torch.zeros_like(left), low, left]))
+    rows, columns = match(torch.zeros(4, 2), masks, all_kept(torch.stack([left, right])), LossSettings(num_points=500))
+    assert dict(zip(rows.tolist(), columns.tolist(), strict=True)) == {0: 1, 3: 0}
+
+
+def test_a_target_is_matched_on_its_kept_frames_alone():
+    whole, half = tube((0, 0), (18, 18)), tube((0, 0), None)
+    masks = as_logits(torch.stack([half, whole]))
+    # The object is there in both frames, but only the first is annotated; the first query's mask is a bit worse there.
+    masks[0, 0, 0] = -10
+    targets = ClipTargets(half[None], torch.tensor([[True, False]]))
+    kept, _ = match(torch.zeros(2, 2), masks, targets, LossSettings(num_points=500, match_frames="kept"))
+    everywhere, _ = match(torch.zeros(2, 2), masks, targets, LossSettings(num_points=500, match_frames="all"))
+    assert kept.tolist() == [1]
+    assert everywhere.tolist() == [0]
+
+
+def test_class_scores_count_as_much_as_they_are_told_to():
+    same = as_logits(torch.stack([tube((4, 4))] * 2))
+    logits = torch.tensor([[0.0, 0.0], [3.0, 0.0]])
+    targets = all_kept(tube((4, 4))[None])
+    assert match(logits, same, targets, LossSettings(num_points=64, match_class=2.0))[0].tolist() == [1]
+    assert match(logits, same, targets, LossSettings(num_points=64, match_class=0.0))[0].tolist() == [0]
+
+
+def test_a_diverged_prediction_does_not_stop_the_matching():
+    masks = torch.full((2, 1, 8, 8), float("nan"))
+    rows, columns = match(torch.zeros(2, 2), masks, all_kept(tube((4, 4))[None]), LossSettings(num_points=64))
+    assert len(rows) == len(columns) == 1
+
+
+def test_good_masks_cost_little_and_every_head_pays():
+    masks = as_logits(torch.stack([tube((0, 0), (0, 2)), tube((18, 18), (16, 16))]))[None]
+    targets = [all_kept(torch.stack([tube((0, 0), (0, 2))]))]
+    settings = LossSettings(num_points=500, importance=0.0)
+    losses = clip_losses(heads(masks, aux=2), targets, settings)
+    assert set(losses) == {
+        "loss_ce", *(f"loss_{kind}{suffix}" for kind in ("mask", "dice") for suffix in ("", "_0", "_1"))
+    }  # fmt: skip
+    wrong = clip_losses(heads(-masks, aux=2), targets, settings)
+    for name in losses.keys() - {"loss_ce"}:
+        assert losses[name] < 0.5 < wrong[name]
+
+
+def test_masks_are_normalised_by_instances_of_the_batch():
+    masks = as_logits(torch.stack([tube((0, 0), (0, 2))]))[None]
+    target = all_kept(torch.stack([tube((2, 2), (4, 4))]))
+    none = ClipTargets(target.masks[:0], target.keep[:0])
+    settings = LossSettings(num_points=20_000, importance=0.0)
+    one = clip_losses(heads(masks), [target], settings)
+    two = clip_losses(heads(masks.expand(2, -1, -1, -1, -1)), [target, target], settings)
+    with_empty = clip_losses(heads(masks.expand(2, -1, -1, -1, -1)), [target, none], settings)
+    for name in ("loss_mask", "loss_dice"):
+        torch.testing.assert_close(one[name], two[name], rtol=0.1, atol=0.02)
+        torch.testing.assert_close(one[name], with_empty[name], rtol=0.1, atol=0.02)
+
+
+def test_no_target_at_all_leaves_the_class_loss_alone():
+    masks = as_logits(torch.stack([tube((0, 0), (0, 2))]))[None].requires_grad_()
+    none = ClipTargets(torch.zeros(0, 2, 32, 32, dtype=torch.bool), torch.zeros(0, 2, dtype=torch.bool))
+    losses = clip_losses(heads(masks, aux=1), [none], LossSettings(num_points=64))
+    weighted_sum(losses, LossSettings()).backward()
+    assert losses["loss_ce"] > 0
+    assert sum(v for n, v in losses.items() if n != "loss_ce") == 0
+    assert masks.grad.abs().sum() == 0
+
+
+def test_the_sum_uses_the_weight_of_each_loss():
+    losses = {
+        name: torch.tensor(1.0) for name in ("loss_ce", "loss_mask", "loss_dice_3", "kd_loss_ce", "kd_loss_mask_0")
+    }
+    settings = LossSettings(mask=3, dice=7, class_loss=100, distill_class=1000)
+    assert weighted_sum(losses, settings) == 3 + 7 + 100 + 1000 + 3
+
+
+def test_drops_of_labels_and_frames():
+    generator = torch.Generator().manual_seed(0)
+    targets = ClipTargets(torch.zeros(50, 4, 1, 1, dtype=torch.bool), torch.ones(50, 4, dtype=torch.bool))
+    targets.keep[:, 0] = False
+    assert drop_labels(targets, 0.0, generator) is targets
+    dropped = drop_labels(targets, 0.25, generator).keep
+    assert not (dropped & ~targets.keep).any()
+    assert 0.6 < dropped[:, 1:].float().mean() < 0.9
+    assert drop_frames([targets], 4, 0.0, generator) is None
+    assert drop_frames([targets], 4, 1.0, generator).tolist() == [[False, True, True, True]]
+    nothing = ClipTargets(targets.masks[:0], targets.keep[:0])
+    assert drop_frames([nothing], 4, 1.0, generator).tolist() == [[True] * 4], "a clip keeps at least one frame"
+
+
+@pytest.mark.parametrize(
+    ("case", "targets", "everything"),
+    [
+        ("sparse_masks-only", "sparse", False),
+        ("sparse_full", "sparse", True),
+        ("dense_masks-only", "dense", False),
+        ("allempty_masks-only", "empty", False),
+        ("allempty_full", "empty", True),
+    ],
+)
+def test_the_official_numbers(test_data, case, targets, everything):
+    """Matching, losses and gradients of the last head: the same random points give the released code's numbers."""
+    folder = test_data / "parity"
+    spec = importlib.util.spec_from_file_location("deterministic", folder / "deterministic.py")
+    deterministic = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(deterministic)
+    numbers = torch.load(folder / "parity_small.pt", weights_only=True)
+    logits = numbers["forward"]["pred_logits"].clone().requires_grad_()
+    masks = numbers["forward"]["pred_masks"].clone().requires_grad_()
+    tubes = numbers["targets"][targets]["masks"]
+    keep = torch.ones(tubes.shape[:2], dtype=torch.bool) if everything else tubes.flatten(2).any(2)
+    official = LossSettings(class_loss=2, match_class=2, num_points=256, match_frames="all")
+    target, wanted = ClipTargets(tubes, keep), numbers["criterion"][case]
+
+    with deterministic.SeededRand(1000):
+        rows, columns = match(logits[0], masks[0], target, official)
+    assert [t.tolist() for t in (rows, columns)] == [t.tolist() for t in wanted["indices"][0][0]]
+    with deterministic.SeededRand(1000):
+        losses = clip_losses(heads(masks, logits), [target], official)
+    for name, value in losses.items():
+        assert value.item() == pytest.approx(wanted["losses"][name], rel=1e-5, abs=1e-6)
+    weighted_sum(losses, official).backward()
+    torch.testing.assert_close(logits.grad, wanted["grad_pred_logits_final"], rtol=1e-4, atol=1e-6)
+    if wanted["grad_pred_masks_final"] is None:
+        assert masks.grad.abs().sum() == 0
+    else:
+        torch.testing.assert_close(masks.grad, wanted["grad_pred_masks_final"].to_dense(), rtol=1e-4, atol=1e-6)
