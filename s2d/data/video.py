@@ -268,8 +268,9 @@ def _even(pixels: np.ndarray) -> np.ndarray:
 def _target_size(source: tuple[int, int], short_side: int | None, size: tuple[int, int] | None) -> tuple[int, int]:
     if short_side is not None and size is not None:
         raise ValueError(f"s2d::Video: expected short_side or size, got both: {short_side} and {size}")
-    if min(size or (short_side or 1,)) < 1:
-        raise ValueError(f"s2d::Video: expected a size of at least one pixel, got {size or short_side}")
+    wanted = size if size is not None else (1 if short_side is None else short_side,)
+    if min(wanted) < 1:
+        raise ValueError(f"s2d::Video: expected a size of at least one pixel, got {wanted}")
     if size is not None:
         return int(size[0]), int(size[1])
     height, width = source

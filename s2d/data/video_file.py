@@ -100,7 +100,7 @@ def open_video_file(path: Path, stream: int | None) -> VideoFile:
         orientation = Orientation.of(first)
         size = orientation.apply(np.empty((first.height, first.width, 0))).shape[:2]
     fps, timestamps, varying = _timing(index, rate, clock)
-    notes = _loss(index, listed, float(timestamps[-1]) + 1 / float(fps), duration) + varying
+    notes = _loss(index, listed, duration, timestamps, fps) + varying
     return VideoFile(path, number, index, orientation, size, fps, timestamps, notes)
 
 
@@ -171,7 +171,9 @@ def _timing(index: VideoIndex, rate: Fraction | None, clock: Fraction) -> tuple[
     return mean, seconds, (note,)
 
 
-def _loss(index: VideoIndex, listed: int, end: float, duration: float | None) -> tuple[str, ...]:
+def _loss(
+    index: VideoIndex, listed: int, duration: float | None, timestamps: np.ndarray, fps: Fraction
+) -> tuple[str, ...]:
     """What of the file could not be read."""
     shown = max(listed, index.packets) - index.hidden
     if index.cut or index.packets < listed:
@@ -179,7 +181,10 @@ def _loss(index: VideoIndex, listed: int, end: float, duration: float | None) ->
         return (f"read {counted} frames: the file ends early",)
     if index.count < shown:
         return (f"read {index.count} of {shown} frames: the others are damaged",)
-    if listed == 0 and duration is not None and end < 0.9 * duration - 0.5:
+    # A last frame may well last longer than the header thought.
+    slack = max(2 * float(np.diff(timestamps, prepend=timestamps[0]).max()), 2 / float(fps), 0.02 * (duration or 0))
+    end = float(timestamps[-1]) + 1 / float(fps)
+    if listed == 0 and duration is not None and end < duration - slack:
         return (f"read {end:.1f} of {duration:.1f} seconds: the file ends early",)
     return ()
 

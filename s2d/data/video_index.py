@@ -99,7 +99,7 @@ def read_from(path: Path, stream: int, index: VideoIndex, start: int) -> Iterato
     """Frames ``start`` to the end of the index, one for each of its entries.
 
     Decoding starts at the key frame before. Where a frame in the middle does not decode, the one before it is given
-    again.
+    again. What a decoder conceals in a damaged frame may depend on where it started; an intact frame does not.
     """
     if index.times is None:
         yield from _count_to(path, stream, index, start)

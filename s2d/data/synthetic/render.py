@@ -134,7 +134,7 @@ def layer_flow(layers: np.ndarray, maps: np.ndarray, step: int) -> tuple[np.ndar
     flow = np.empty((num_frames - 1, height, width, 2), dtype=np.float32)
     visible = np.zeros((num_frames - 1, height, width), dtype=bool)
     rows, columns = np.mgrid[:height, :width].astype(np.float64)
-    pixels = np.stack([columns, rows], -1)
+    pixels = np.stack([columns, rows], -1).astype(np.float32)
     for t in range(num_frames - 1):
         here, there = (t, t + 1) if step == 1 else (t + 1, t)
         moves = maps[there] @ np.linalg.inv(maps[here])
@@ -144,7 +144,7 @@ def layer_flow(layers: np.ndarray, maps: np.ndarray, step: int) -> tuple[np.ndar
         )
         flow[t, ..., 0] = x / w - columns
         flow[t, ..., 1] = y / w - rows
-        column, row = np.rint(pixels + flow[t]).astype(np.int64).transpose(2, 0, 1)
+        column, row = np.rint(pixels + flow[t]).astype(np.int64).transpose(2, 0, 1)  # float32, as flow_warp_iou rounds
         within = (column >= 0) & (column < width) & (row >= 0) & (row < height)
         visible[t][within] = layers[there][row[within], column[within]] == layers[here][within]
     return flow, visible
