@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "../common/check.h"
+#include "../common/flow_avx512.h"
 #include "../common/parallel.h"
 #include "../common/simd.h"
 
@@ -72,14 +73,6 @@ S2D_LOOP void positions_of(const float* flow, int64_t x, int64_t y, int64_t coun
   }
 }
 
-S2D_LOOP void consistent_pixels(const float* flow, const float* reverse, const Bounds& bounds, int64_t x, int64_t y,
-                                int64_t count, uint8_t* good) {
-  for (int64_t k = 0; k < count; ++k) {
-    const Vector here{static_cast<float>(static_cast<int32_t>(x + k)), static_cast<float>(static_cast<int32_t>(y))};
-    good[k] = consistent(reverse, bounds, here, {flow[2 * k], flow[2 * k + 1]});
-  }
-}
-
 S2D_LOOP void read_nearest(const Pair& pair, const float* px, const float* py, int64_t count, uint64_t* words) {
   const int32_t none = pair.bounds.height * pair.bounds.width;
   for (int64_t k = 0; k < count; ++k) {
@@ -106,23 +99,16 @@ S2D_LOOP uint64_t collect_bit(const uint64_t* words, int bit) {
   return result;
 }
 
-S2D_LOOP void count_row_loop(const Pair& pair, int64_t y, bool with_targets, Tally& tally) {
+S2D_LOOP void count_row_loop(const Pair& pair, int64_t y, const uint64_t* consistent, bool with_targets, Tally& tally) {
   const int64_t width = pair.bounds.width, height = pair.bounds.height, words = words_for(width);
   alignas(64) uint64_t read[kWordBits];
   alignas(64) float px[kWordBits], py[kWordBits];
-  alignas(64) uint8_t good[kWordBits];
   for (int64_t w = 0; w < words; ++w) {
     const int64_t x = w * kWordBits, count = std::min(kWordBits, width - x);
     const float* flow = pair.flow + 2 * (y * width + x);
     uint64_t kept = count == kWordBits ? ~0ull : (1ull << count) - 1;
     if (pair.visible) kept &= pair.visible[y * words + w];
-    if (pair.reverse && kept) {
-      std::fill(good + count, good + kWordBits, 0);
-      consistent_pixels(flow, pair.reverse, pair.bounds, x, y, count, good);
-      uint64_t word = 0;
-      for (int k = 0; k < kWordBits; ++k) word |= static_cast<uint64_t>(good[k]) << k;
-      kept &= word;
-    }
+    if (consistent) kept &= consistent[w];
     if (!kept) continue;
 
     int64_t present = 0;
@@ -156,31 +142,82 @@ S2D_LOOP void count_row_loop(const Pair& pair, int64_t y, bool with_targets, Tal
     }
   }
 }
-S2D_MULTIVERSION(void, count_row, (const Pair& pair, int64_t y, bool with_targets, Tally& tally),
-                 (pair, y, with_targets, tally))
+S2D_MULTIVERSION(void, count_row,
+                 (const Pair& pair, int64_t y, const uint64_t* consistent, bool with_targets, Tally& tally),
+                 (pair, y, consistent, with_targets, tally))
 
-S2D_LOOP void consistent_row_loop(const float* flow, const float* reverse, const Bounds& bounds, int64_t y,
-                                  uint8_t* good) {
-  consistent_pixels(flow, reverse, bounds, 0, y, bounds.width, good);
-}
-S2D_MULTIVERSION(void, consistent_row,
-                 (const float* flow, const float* reverse, const Bounds& bounds, int64_t y, uint8_t* good),
-                 (flow, reverse, bounds, y, good))
+// ---- rows of flow ----
 
-S2D_LOOP void compose_row_loop(const float* first, const float* second, const Bounds& bounds, int64_t y, float* out) {
+void consistent_row_portable(const float* flow, const float* reverse, const Bounds& bounds, int64_t y,
+                             uint64_t* words) {
+  std::fill(words, words + words_for(bounds.width), 0);
   for (int64_t x = 0; x < bounds.width; ++x) {
-    const Vector step{first[2 * x], first[2 * x + 1]};
-    const Vector there{static_cast<float>(static_cast<int32_t>(x)) + step.x,
-                       static_cast<float>(static_cast<int32_t>(y)) + step.y};
-    const Vector onward = lookup(second, bounds, there);
-    const bool held = bounds.hold(there);
-    out[2 * x] = held ? step.x + onward.x : NAN;
-    out[2 * x + 1] = held ? step.y + onward.y : NAN;
+    const Vector here{static_cast<float>(x), static_cast<float>(y)};
+    const bool good = consistent(reverse, bounds, here, {flow[2 * x], flow[2 * x + 1]});
+    words[x / kWordBits] |= static_cast<uint64_t>(good) << (x % kWordBits);
   }
 }
-S2D_MULTIVERSION(void, compose_row,
-                 (const float* first, const float* second, const Bounds& bounds, int64_t y, float* out),
-                 (first, second, bounds, y, out))
+
+void compose_portable(const float* first, const float* second, const Bounds& bounds, int64_t begin, int64_t y,
+                      float* out) {
+  for (int64_t x = begin; x < bounds.width; ++x) {
+    const Vector step{first[2 * x], first[2 * x + 1]};
+    const Vector there{static_cast<float>(x) + step.x, static_cast<float>(y) + step.y};
+    const Vector onward = lookup(second, bounds, there);
+    const bool inside = bounds.hold(there);
+    out[2 * x] = inside ? step.x + onward.x : NAN;
+    out[2 * x + 1] = inside ? step.y + onward.y : NAN;
+  }
+}
+
+void compose_row_portable(const float* first, const float* second, const Bounds& bounds, int64_t y, float* out) {
+  compose_portable(first, second, bounds, 0, y, out);
+}
+
+#if defined(S2D_X86)
+S2D_TARGET_AVX512 void consistent_row_avx512(const float* flow, const float* reverse, const Bounds& bounds, int64_t y,
+                                             uint64_t* words) {
+  const int64_t width = bounds.width;
+  std::fill(words, words + words_for(width), 0);
+  for (int64_t x = 0; x < width; x += 16) {
+    const int64_t count = std::min<int64_t>(16, width - x);
+    const uint32_t floats = count < 16 ? (1u << 2 * count) - 1 : ~0u;
+    const Vectors f = split(_mm512_maskz_loadu_ps(floats & 0xffff, flow + 2 * x),
+                            _mm512_maskz_loadu_ps(floats >> 16, flow + 2 * x + 16));
+    Vectors there;
+    const __mmask16 good = consistent16(reverse, bounds, pixel_positions(x, y), f, there);
+    const uint64_t wanted = good & ((1u << count) - 1);
+    words[x / kWordBits] |= wanted << (x % kWordBits);
+  }
+}
+
+S2D_TARGET_AVX512 void compose_row_avx512(const float* first, const float* second, const Bounds& bounds, int64_t y,
+                                          float* out) {
+  int64_t x = 0;
+  for (; x + 16 <= bounds.width; x += 16) {
+    const Vectors step = load_vectors(first + 2 * x), there = sum(pixel_positions(x, y), step);
+    const Vectors total = sum(step, lookup16(second, bounds, there));
+    const __m512 none = _mm512_set1_ps(NAN);
+    const __mmask16 inside = held(bounds, there);
+    store_vectors(out + 2 * x, {_mm512_mask_mov_ps(none, inside, total.x), _mm512_mask_mov_ps(none, inside, total.y)});
+  }
+  compose_portable(first, second, bounds, x, y, out);
+}
+#endif
+
+void consistent_row(const float* flow, const float* reverse, const Bounds& bounds, int64_t y, uint64_t* words) {
+#if defined(S2D_X86)
+  if (isa() == Isa::avx512) return consistent_row_avx512(flow, reverse, bounds, y, words);
+#endif
+  consistent_row_portable(flow, reverse, bounds, y, words);
+}
+
+void compose_row(const float* first, const float* second, const Bounds& bounds, int64_t y, float* out) {
+#if defined(S2D_X86)
+  if (isa() == Isa::avx512) return compose_row_avx512(first, second, bounds, y, out);
+#endif
+  compose_row_portable(first, second, bounds, y, out);
+}
 
 void check_flow(const Tensor& flow, const char* op, const char* name) {
   S2D_CHECK(flow.scalar_type() == ScalarType::Float && flow.dim() == 4 && flow.size(3) == 2, op,
@@ -267,7 +304,11 @@ std::tuple<Tensor, Tensor, Tensor> flow_warp_counts(const Tensor& source, const 
                       static_cast<Mode>(mode)};
       parallel_over(height, width * 64, [&](int64_t begin, int64_t end) {
         Tally tally(targets);
-        for (int64_t y = begin; y < end; ++y) count_row(pair, y, first == 0, tally);
+        std::vector<uint64_t> good(words);
+        for (int64_t y = begin; y < end; ++y) {
+          if (back) consistent_row(pair.flow + 2 * y * width, pair.reverse, pair.bounds, y, good.data());
+          count_row(pair, y, back ? good.data() : nullptr, first == 0, tally);
+        }
         const std::lock_guard<std::mutex> lock(adding);
         for (int64_t n = 0; n < number; ++n) {
           warped_areas[p * sources + first + n] += tally.warped[n];
@@ -290,8 +331,11 @@ Tensor flow_consistency(const Tensor& flow, const Tensor& reverse) {
   auto* good = static_cast<uint8_t*>(result.mutable_data_ptr());
   const Bounds bounds(flow.size(1), flow.size(2));
   const int64_t pixels = flow.size(1) * flow.size(2);
+  const int64_t width = bounds.width;
   each_row(there, [&](int64_t pair, int64_t y, int64_t pixel) {
-    consistent_row(floats_of(there) + 2 * pixel, floats_of(back) + 2 * pair * pixels, bounds, y, good + pixel);
+    std::vector<uint64_t> words(words_for(width));
+    consistent_row(floats_of(there) + 2 * pixel, floats_of(back) + 2 * pair * pixels, bounds, y, words.data());
+    for (int64_t x = 0; x < width; ++x) good[pixel + x] = words[x / kWordBits] >> (x % kWordBits) & 1;
   });
   return result;
 }

@@ -19,6 +19,7 @@
 #include <vector>
 
 #include "../common/check.h"
+#include "../common/flow_avx512.h"
 #include "../common/parallel.h"
 #include "../common/simd.h"
 
@@ -36,10 +37,35 @@ S2D_LOOP void advance_all_loop(const float* flow, const float* reverse, const Bo
     seen[i] = step.seen;
   }
 }
-S2D_MULTIVERSION(void, advance_all,
-                 (const float* flow, const float* reverse, const Bounds& bounds, float* x, float* y, uint8_t* seen,
-                  int64_t number),
-                 (flow, reverse, bounds, x, y, seen, number))
+
+void advance_all_portable(const float* flow, const float* reverse, const Bounds& bounds, float* x, float* y,
+                          uint8_t* seen, int64_t number) {
+  advance_all_loop(flow, reverse, bounds, x, y, seen, number);
+}
+
+#if defined(S2D_X86)
+S2D_TARGET_AVX512 void advance_all_avx512(const float* flow, const float* reverse, const Bounds& bounds, float* x,
+                                          float* y, uint8_t* seen, int64_t number) {
+  for (int64_t i = 0; i < number; i += 16) {
+    const __mmask16 here = number - i < 16 ? (1u << (number - i)) - 1 : 0xffff;
+    const Vectors p{_mm512_maskz_loadu_ps(here, x + i), _mm512_maskz_loadu_ps(here, y + i)};
+    Vectors there;
+    const __mmask16 good = consistent16(reverse, bounds, p, lookup16(flow, bounds, p), there);
+    _mm512_mask_storeu_ps(x + i, here, there.x);
+    _mm512_mask_storeu_ps(y + i, here, there.y);
+    _mm_mask_storeu_epi8(seen + i, here, _mm_maskz_set1_epi8(good, 1));
+  }
+}
+#endif
+
+using AdvanceAll = void (*)(const float*, const float*, const Bounds&, float*, float*, uint8_t*, int64_t);
+
+AdvanceAll advance_all() {
+#if defined(S2D_X86)
+  if (isa() == Isa::avx512) return advance_all_avx512;
+#endif
+  return advance_all_portable;
+}
 
 // ---- flow fields of a scene ----
 
@@ -97,16 +123,22 @@ void step_block(const float* flow, const float* reverse, const Bounds& bounds, c
                 int64_t number) {
   float x[kBlock], y[kBlock];
   uint8_t ok[kBlock];
-  for (int64_t i = 0; i < number; ++i) {
-    x[i] = place[i].x;
-    y[i] = place[i].y;
-  }
-  advance_all(flow, reverse, bounds, x, y, ok, number);
+  int32_t moving[kBlock];
+  int64_t count = 0;
   for (int64_t i = 0; i < number; ++i) {
     if (sign * frames[i] > sign * from) continue;
-    const bool moves = seen[i] & ok[i];
-    next_seen[i] = moves;
-    next[i] = moves ? Vector{x[i], y[i]} : place[i];
+    next[i] = place[i];
+    next_seen[i] = 0;
+    moving[count] = static_cast<int32_t>(i);
+    x[count] = place[i].x;
+    y[count] = place[i].y;
+    count += seen[i];
+  }
+  advance_all()(flow, reverse, bounds, x, y, ok, count);
+  for (int64_t k = 0; k < count; ++k) {
+    if (!ok[k]) continue;
+    next[moving[k]] = {x[k], y[k]};
+    next_seen[moving[k]] = 1;
   }
 }
 
@@ -133,7 +165,7 @@ struct PointSet {
   // One step; points that are lost are taken out, in order.
   void advance(const float* flow, const float* reverse, const Bounds& bounds, std::vector<uint8_t>& seen) {
     seen.resize(x.size());
-    advance_all(flow, reverse, bounds, x.data(), y.data(), seen.data(), x.size());
+    advance_all()(flow, reverse, bounds, x.data(), y.data(), seen.data(), x.size());
     size_t kept = 0;
     for (size_t i = 0; i < x.size(); ++i) {
       x[kept] = x[i];
