@@ -95,5 +95,5 @@ def _pictures(video: Video, tracks: Tracks) -> list[tuple[int, Tensor]]:
     for place in range(number):
         t = int((place + 0.5) * video.num_frames / number)
         masks = unpack_masks(small.bits(slice(t, t + 1)))[:, 0] if len(tracks) else torch.zeros(0, *little.size)
-        pictures.append((t, OverlayPainter(little.size).paint(little.frame(t), masks)))
+        pictures.append((t, OverlayPainter(little.size, emphasis=1.6).paint(little.frame(t), masks)))
     return pictures

@@ -32,12 +32,12 @@ class OverlayPainter:
 
     Args:
         size: (H, W) of the frames, pixels.
+        emphasis: factor on lines and labels, for pictures that are shown smaller than they are.
     """
 
-    def __init__(self, size: tuple[int, int]) -> None:
-        self.size = size
-        self.line = max(1, round(min(size) / 240))
-        self.text = max(11, round(min(size) / 22))
+    def __init__(self, size: tuple[int, int], emphasis: float = 1.0) -> None:
+        self.line = max(2, round(emphasis * min(size) / 220))
+        self.text = max(12, round(emphasis * min(size) / 20))
         self._places: dict[int, np.ndarray] = {}
 
     def paint(self, frame: Tensor, masks: Tensor) -> Tensor:
@@ -127,7 +127,7 @@ def _fill_and_outline(picture: np.ndarray, mask: np.ndarray, colour: tuple[int, 
     contours, _ = cv2.findContours(inside.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     # A dark seam keeps the outline visible on a background of its own colour.
     seam = cv2.drawContours(part.copy(), contours, -1, (15, 15, 15), line + 2, cv2.LINE_AA)
-    part = cv2.addWeighted(seam, 0.45, part, 0.55, 0)
+    part = cv2.addWeighted(seam, 0.4, part, 0.6, 0)
     picture[box] = cv2.drawContours(part, contours, -1, colour, line, cv2.LINE_AA)
 
 

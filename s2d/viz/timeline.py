@@ -65,7 +65,7 @@ def draw_timeline(
     shown = min(number, most)
     strip = _strip_height(pictures)
     body = 0.30 + 0.95 * max(shown, 1) * 0.92 + 0.42
-    total = 0.62 + strip + body + 0.62
+    total = 0.72 + strip + body + 0.62
     figure = Figure(figsize=(WIDTH, total), dpi=140, facecolor="white")
     FigureCanvasAgg(figure)
     left, right = 1.35 / WIDTH, 1 - 1.55 / WIDTH
@@ -122,15 +122,15 @@ def _strip(axes: Axes, strength: np.ndarray, colour: np.ndarray, top: float, bot
 
 
 def _badge(axes: Axes, index: int, score: float) -> None:
-    """The number of an instance as in the overlay, left of its rows, and its score."""
+    """The number of an instance as in the overlay, left of its rows, and its score below."""
     colour = instance_colour(index)
     axes.annotate(
         str(index + 1),
         (0, index + 0.34),
         xycoords=("axes fraction", "data"),
-        xytext=(-58, 0),
+        xytext=(-40, 0),
         textcoords="offset points",
-        size=11,
+        size=12,
         weight="bold",
         ha="center",
         va="center",
@@ -138,13 +138,13 @@ def _badge(axes: Axes, index: int, score: float) -> None:
         bbox={"boxstyle": "circle,pad=0.35", "facecolor": np.array(colour) / 255, "edgecolor": "none"},
     )
     axes.annotate(
-        f"{score:.2f}",
-        (0, index + 0.34),
+        f"score {score:.2f}",
+        (0, index + 0.7),
         xycoords=("axes fraction", "data"),
-        xytext=(-12, 0),
+        xytext=(-40, 0),
         textcoords="offset points",
-        size=9,
-        ha="right",
+        size=7.5,
+        ha="center",
         va="center",
         color=FAINT,
     )
