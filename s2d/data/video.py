@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
@@ -52,7 +52,7 @@ class Video:
 
     name: str
     size: tuple[int, int]
-    _source: FrameSource
+    _source: FrameSource = field(repr=False)
 
     @staticmethod
     def from_frames(frames: Tensor, fps: float | Fraction = 25, name: str = "video") -> Video:

@@ -115,7 +115,10 @@ def _open(path: Path) -> InputContainer:
             if head[4:] == b"ftyp":
                 what = "an mp4 file without its index: its end, where the index is, may be missing"
                 raise InputError(f"expected a video in {path}, got {what}") from None
-        raise InputError(f"expected a video in {path}, got a file that is not one: {_reason(error)}") from None
+        if isinstance(error, av.EOFError):
+            raise InputError(f"expected a video in {path}, got a file without a single frame") from None
+        what = "is not one" if isinstance(error, av.InvalidDataError) else "cannot be read"
+        raise InputError(f"expected a video in {path}, got a file that {what}: {_reason(error)}") from None
     if container.format.name in _TEXT_FORMATS:
         container.close()
         raise InputError(f"expected a video in {path}, got a text file")

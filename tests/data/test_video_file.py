@@ -192,7 +192,8 @@ BAD = {
     "empty.mp4": (lambda path: path.write_bytes(b""), "empty file"),
     "noise.mkv": (lambda path: path.write_bytes(np.random.default_rng(0).bytes(5000)), "not one"),
     "audio.mp4": (write_audio, "got audio only"),
-    "zero.mkv": (zero_frames, "without a single frame|no stream|not one"),
+    "zero.mkv": (zero_frames, "without a single frame"),
+    "zero.mp4": (zero_frames, "without a single frame|no stream that can be played only"),
     "device.mp4": (lambda path: os.mkfifo(path), "something else"),
 }
 
