@@ -251,7 +251,8 @@ class _Run:
             "s2d": s2d.__version__,
             "input": "demo" if self.path is None else identify(Path(self.path)),
             "proposals": None if proposals is None else identify(Path(proposals)),
-            "settings": dataclasses.replace(self.settings, proposals=None),
+            # Proposals and recipe count by what they hold, not by where they lie.
+            "settings": dataclasses.replace(self.settings, proposals=None, recipe=self.recipe.name),
             "recipe": self.recipe,
         }
 

@@ -16,10 +16,11 @@ from tqdm import tqdm
 
 from s2d.data.types import Tracks
 from s2d.data.video import Video, write_video
-from s2d.ops import unpack_masks
+from s2d.ops import BitMasks, unpack_masks
 from s2d.viz.palette import instance_colour, text_colour
 
 FILL = 0.38
+# Frames whose masks are decoded together.
 CHUNK = 8
 # Where a label would sit is found on a reduced mask: its place need not be exact to the pixel.
 ANCHOR_SIDE = 96
@@ -110,11 +111,10 @@ def write_overlay(path: str | Path, video: Video, tracks: Tracks, *, progress: b
 
 def _painted(video: Video, tracks: Tracks, progress: bool) -> Iterator[Tensor]:
     painter = OverlayPainter(video.size)
-    masks = torch.zeros(0, 0)
     for t, frame in enumerate(tqdm(video, total=video.num_frames, desc="overlay", disable=not progress)):
         if t % CHUNK == 0:
-            masks = unpack_masks(tracks.bits(slice(t, t + CHUNK)))
-        yield painter.paint(frame, masks[:, t % CHUNK])
+            bits = tracks.bits(slice(t, t + CHUNK))
+        yield painter.paint(frame, unpack_masks(BitMasks(bits.words[:, t % CHUNK], bits.width)))
 
 
 def _fill_and_outline(picture: np.ndarray, mask: np.ndarray, colour: tuple[int, int, int], line: int) -> None:
