@@ -23,7 +23,6 @@ class Superpixels:
         colour: float64 ``[N, 3]``: mean CIE Lab.
         texture: float64 ``[N]``: mean length of the gradient of L.
         motion: float64 ``[N, 2]``: mean residual flow, pixels per frame.
-        saliency: float64 ``[N]`` in [0, 1].
         touching: bool ``[N, N]``, symmetric, false on the diagonal.
     """
 
@@ -32,27 +31,25 @@ class Superpixels:
     colour: np.ndarray
     texture: np.ndarray
     motion: np.ndarray
-    saliency: np.ndarray
     touching: np.ndarray
 
     def __len__(self) -> int:
         return len(self.area)
 
 
-def superpixels(frame: np.ndarray, residual: np.ndarray, saliency: np.ndarray, number: int) -> Superpixels:
+def superpixels(frame: np.ndarray, residual: np.ndarray, number: int) -> Superpixels:
     """Cut a frame into about ``number`` superpixels (SLIC on Lab colour).
 
     Args:
         frame: uint8 ``[H, W, 3]`` RGB.
         residual: float32 ``[H, W, 2]``, pixels per frame.
-        saliency: float32 ``[H, W]``.
         number: how many, about.
     """
     lab = rgb2lab(cv2.GaussianBlur(frame, (0, 0), 0.8)).astype(np.float32)
     labels = slic(lab, number, compactness=12, max_num_iter=5, convert2lab=False, start_label=0)
     light = np.ascontiguousarray(lab[..., 0])
     gradient = np.hypot(cv2.Sobel(light, cv2.CV_32F, 1, 0), cv2.Sobel(light, cv2.CV_32F, 0, 1))
-    cues = np.concatenate([lab, gradient[..., None], residual, saliency[..., None]], -1).reshape(labels.size, -1)
+    cues = np.concatenate([lab, gradient[..., None], residual], -1).reshape(labels.size, -1)
     flat = labels.reshape(-1)
     area = np.bincount(flat).astype(np.float64)
     means = np.stack([np.bincount(flat, cue) for cue in cues.T], 1) / area[:, None]
@@ -61,7 +58,7 @@ def superpixels(frame: np.ndarray, residual: np.ndarray, saliency: np.ndarray, n
         touching[a.reshape(-1), b.reshape(-1)] = True
     touching |= touching.T
     np.fill_diagonal(touching, False)
-    return Superpixels(labels, area, means[:, :3], means[:, 3], means[:, 4:6], means[:, 6], touching)
+    return Superpixels(labels, area, means[:, :3], means[:, 3], means[:, 4:], touching)
 
 
 def affinity(graph: Superpixels, *, motion_scale: float, colour_scale: float, hops: int = 3) -> np.ndarray:

@@ -18,8 +18,9 @@ from s2d.data.types import FrameMasks
 from s2d.data.video import Video
 from s2d.errors import InputError
 from s2d.motion.moving import MovingClip, moving_clip
+from s2d.motion.objectness import Objectness
 from s2d.motion.refine import refine_mask
-from s2d.motion.regions import best_sets, candidates, stand_out
+from s2d.motion.regions import cut_regions, level_regions, without_twins
 from s2d.motion.superpixels import superpixels
 from s2d.ops import RLE, mask_nms, pack_masks, rle_encode
 
@@ -128,27 +129,35 @@ def _propose_chunk(video: Video, settings: ProposeSettings, start: int, stop: in
 
 def _propose_frame(
     frame: np.ndarray, moving: MovingClip, t: int, settings: ProposeSettings
-) -> tuple[list[np.ndarray], list[float]]:
+) -> tuple[np.ndarray, list[float]]:
     """Masks of one frame at the working size, best first, and their scores."""
-    graph = superpixels(frame, moving.residual[t], moving.saliency[t], settings.nodes)
+    residual, saliency = moving.residual[t], moving.saliency[t]
+    graph = superpixels(frame, residual, settings.nodes)
     motion_scale = max(0.25 * float(moving.speed[t]), 0.12)
-    sets = candidates(
-        graph,
-        motion_scale=motion_scale,
-        colour_scale=25.0,
-        vectors=settings.vectors,
-        smallest=settings.smallest,
-        largest=settings.largest,
+    smallest, largest = settings.smallest * saliency.size, settings.largest * saliency.size
+    regions = np.concatenate(
+        [
+            level_regions(saliency, smallest),
+            level_regions(np.linalg.norm(residual, axis=-1), smallest),
+            cut_regions(graph, motion_scale=motion_scale, colour_scale=25.0, vectors=settings.vectors),
+        ]
     )
-    scores = stand_out(graph, sets, motion_scale)
-    chosen = best_sets(graph, sets, scores, settings.overlap, settings.refined)
-    if len(chosen) == 0:
-        return [], []
+    area = regions.sum((1, 2))
+    regions = without_twins(regions[(area >= smallest) & (area <= largest)], 0.85)
+    objectness = Objectness(frame, residual, saliency)
+    rough, _ = _best(regions, objectness, settings.overlap, settings.refined)
     smooth = cv2.GaussianBlur(frame, (0, 0), 0.7)
-    refined = np.stack([refine_mask(smooth, sets[index][graph.labels]) for index in chosen])
-    values = torch.from_numpy(scores[chosen])
-    kept = mask_nms(pack_masks(torch.from_numpy(refined)), values, settings.overlap)[: settings.masks].tolist()
-    return [refined[n] for n in kept], [float(values[n]) for n in kept]
+    refined = [refine_mask(smooth, mask) for mask in rough]
+    refined = [mask for mask in refined if smallest <= mask.sum() <= largest]
+    return _best(np.stack([*rough, *refined]) if len(rough) else rough, objectness, settings.overlap, settings.masks)
+
+
+def _best(masks: np.ndarray, objectness: Objectness, overlap: float, number: int) -> tuple[np.ndarray, list[float]]:
+    """At most ``number`` masks that score above 0 and do not overlap much, best first, and their scores."""
+    scores = torch.from_numpy(objectness.scores(masks).astype(np.float32))
+    kept = mask_nms(pack_masks(torch.from_numpy(masks)), scores, overlap)
+    kept = kept[scores[kept] > 0][:number]
+    return masks[kept.numpy()], scores[kept].tolist()
 
 
 def _resize(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
