@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
-from s2d.ops._dispatch import Room
+from s2d import _native
+from s2d.ops._dispatch import Room, forced_impl
 from s2d.ops.reference import ms_deform_attn as reference
 
-ROOM = Room("ms_deform_attn")
+ROOM = Room("ms_deform_attn", kernels=("cpu",))
 
 
 def ms_deform_attn(
@@ -41,12 +43,19 @@ def ms_deform_attn(
         TypeError: not floating point, or dtypes that differ.
         ValueError: shapes that do not fit each other.
     """
-    shapes = (
-        spatial_shapes.tolist() if isinstance(spatial_shapes, Tensor) else [list(shape) for shape in spatial_shapes]
-    )
-    _check(value, shapes, sampling_locations, attention_weights)
-    ROOM.choose(value.device, impl)
-    return reference.attend(value, shapes, sampling_locations, attention_weights)
+    shapes = torch.as_tensor(spatial_shapes, dtype=torch.int64)
+    if not torch.compiler.is_compiling():
+        _check(value, shapes.tolist(), sampling_locations, attention_weights)
+    wanted = impl or forced_impl()
+    if wanted is None and value.device.type not in ROOM.kernels:
+        # Other devices run the definition until their kernels are there, as a room without kernels does.
+        wanted = "reference"
+    if ROOM.choose(value.device, wanted) == "reference":
+        return reference.attend(value, shapes.tolist(), sampling_locations, attention_weights)
+    inputs = [value, sampling_locations, attention_weights]
+    if value.dtype not in (torch.float32, torch.float64):
+        inputs = [tensor.float() for tensor in inputs]
+    return torch.ops.s2d.ms_deform_attn(inputs[0], shapes, *inputs[1:]).to(value.dtype)
 
 
 def _check(value: Tensor, shapes: list[list[int]], locations: Tensor, weights: Tensor) -> None:
@@ -73,3 +82,30 @@ def _check(value: Tensor, shapes: list[list[int]], locations: Tensor, weights: T
         )
     if weights.shape != locations.shape[:-1]:
         refuse(f"attention_weights {list(locations.shape[:-1])}", list(weights.shape))
+
+
+@_native.fake("ms_deform_attn")
+def _(value: Tensor, spatial_shapes: Tensor, sampling_locations: Tensor, attention_weights: Tensor) -> Tensor:
+    return value.new_empty(value.shape[0], sampling_locations.shape[1], value.shape[2] * value.shape[3])
+
+
+@_native.fake("ms_deform_attn_backward")
+def _(
+    value: Tensor, spatial_shapes: Tensor, sampling_locations: Tensor, attention_weights: Tensor, grad: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    inputs = (value, sampling_locations, attention_weights)
+    first, second, third = (tensor.new_empty(tensor.shape) for tensor in inputs)
+    return first, second, third
+
+
+def _save(ctx: torch.autograd.function.FunctionCtx, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple[Tensor, None, Tensor, Tensor]:
+    value, locations, weights = torch.ops.s2d.ms_deform_attn_backward(*ctx.saved_tensors, grad)
+    return value, None, locations, weights
+
+
+if _native.missing("cpu") is None:
+    torch.library.register_autograd("s2d::ms_deform_attn", _backward, setup_context=_save)
