@@ -129,8 +129,9 @@ def _choose_stream(container: InputContainer, path: Path, stream: int | None) ->
     # The cover of a song is a "video stream" too.
     videos = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
     if not videos:
-        kinds = sorted({s.type for s in container.streams if s.type != "video"}) or ["no stream that can be played"]
-        raise InputError(f"expected a video stream in {path}, got {' and '.join(kinds)} only")
+        kinds = sorted({s.type for s in container.streams if s.type != "video"})
+        found = f"{' and '.join(kinds)} only" if kinds else "no stream that can be played"
+        raise InputError(f"expected a video stream in {path}, got {found}")
     if stream is None:
         best = container.streams.best("video")
         return best if best in videos else videos[0]
