@@ -32,10 +32,9 @@ def one_per_frame(masks: np.ndarray, frames: np.ndarray, scores: np.ndarray) -> 
     return np.sort(order[first])
 
 
-def instance_score(masks: np.ndarray, ranges: Ranges, scores: np.ndarray) -> float:
-    """Mean score of the masks times the root of the share of its visible frames that have one."""
-    frames = sum(last - first + 1 for first, last in ranges)
-    return float(scores[masks].mean() * min(1.0, len(masks) / max(frames, 1)) ** 0.5)
+def instance_score(masks: np.ndarray, scores: np.ndarray, length: int) -> float:
+    """Mean score of the masks times the root of the share of the scene's frames that have one."""
+    return float(scores[masks].mean() * (len(masks) / length) ** 0.5)
 
 
 def likeness(a: np.ndarray, b: np.ndarray, mutual: sparse.csr_array, visible: np.ndarray, frames: np.ndarray) -> float:
@@ -53,7 +52,16 @@ def join_duplicates(
     visible: np.ndarray,
     threshold: float,
 ) -> list[Instance]:
-    """Instances from groups: the two most alike are joined while their likeness is greater than ``threshold``."""
+    """Instances from groups: the two most alike are joined while their likeness is greater than ``threshold``.
+
+    Args:
+        groups: from `s2d.stages._linkage` or `s2d.stages._grouping`.
+        frames: int64 ``[N]``: the frame of each mask.
+        scores: float64 ``[N]``: how far other frames agree with each mask.
+        mutual: symmetric ``[N, N]``: from `s2d.stages._agreement.mutual_cover`.
+        visible: bool ``[N, T]``: in which frames each mask's points are visible.
+        threshold: in (0, 1].
+    """
     members = [one_per_frame(group.masks, frames, scores) for group in groups]
     ranges = [group.ranges for group in groups]
     alike = np.zeros((len(members), len(members)))
@@ -70,7 +78,7 @@ def join_duplicates(
             if k != j and len(members[k]):
                 alike[max(j, k), min(j, k)] = likeness(members[j], members[k], mutual, visible, frames)
     return [
-        Instance(masks, spans, instance_score(masks, spans, scores))
+        Instance(masks, spans, instance_score(masks, scores, visible.shape[1]))
         for masks, spans in zip(members, ranges, strict=True)
         if len(masks)
     ]
@@ -86,7 +94,49 @@ def _union(a: Ranges, b: Ranges) -> Ranges:
     return tuple(joined)
 
 
-def keep_best(instances: list[Instance], least_masks: int, most: int) -> list[Instance]:
-    """The highest scores first, without instances of fewer than ``least_masks`` masks."""
-    enough = [instance for instance in instances if len(instance.masks) >= least_masks]
-    return sorted(enough, key=lambda instance: (-instance.score, int(instance.masks[0])))[:most]
+def inside_share(
+    a: np.ndarray, b: np.ndarray, covers: sparse.csr_array, visible: np.ndarray, frames: np.ndarray
+) -> float:
+    """How much of an instance's masks lies in another's: mean cover over the pairs that see each other's frames.
+
+    0 where fewer than half of the masks of ``a`` can be compared with any of ``b``.
+    """
+    comparable = visible[np.ix_(a, frames[b])] & visible[np.ix_(b, frames[a])].T
+    if comparable.any(1).mean() <= 0.5:
+        return 0.0
+    return float(covers[a][:, b].toarray()[comparable].sum() / comparable.sum())
+
+
+def keep_best(
+    instances: list[Instance],
+    frames: np.ndarray,
+    covers: sparse.csr_array,
+    visible: np.ndarray,
+    *,
+    least_masks: int,
+    inside: float,
+    weakest: float,
+    most: int,
+) -> list[Instance]:
+    """The best single explanation of each object, the highest score first.
+
+    Args:
+        instances: from `join_duplicates`.
+        frames: int64 ``[N]``: the frame of each mask.
+        covers: ``[N, N]``: share of mask i's carried points that land in mask j.
+        visible: bool ``[N, T]``: in which frames each mask's points are visible.
+        least_masks: instances with fewer masks are dropped.
+        inside: an instance is dropped if more than this share of it lies in a better one: it is a part of that.
+        weakest: instances that score less than this share of the best are dropped.
+        most: the most that are kept.
+    """
+    kept: list[Instance] = []
+    for instance in sorted(instances, key=lambda instance: (-instance.score, int(instance.masks[0]))):
+        if len(instance.masks) < least_masks:
+            continue
+        if len(kept) == most or (kept and instance.score < weakest * kept[0].score):
+            break
+        shares = (inside_share(instance.masks, better.masks, covers, visible, frames) for better in kept)
+        if all(share <= inside for share in shares):
+            kept.append(instance)
+    return kept

@@ -36,7 +36,7 @@ class DiscoverSettings:
     Attributes:
         grouping: how masks become instances: "linkage" joins what agrees on average; "paper" clusters by visibility,
             then by matches (DBSCAN), which needs points that are followed through most of the video.
-        likeness: linkage joins groups that agree more than this on average (IoU).
+        likeness: groups of masks that agree more than this on average (IoU) are joined.
         scoring: what ranks masks: agreement of carried points ("trajectory"), of masks warped along flow ("flow"), or
             the mean of the two ("both").
         short_side: motion is followed in frames of this short side, pixels (smaller frames as they are).
@@ -54,13 +54,14 @@ class DiscoverSettings:
         ambiguous: share of points from which a mask counts as covering another.
         ambiguous_frames: a mask that covers two masks in so many frames is flagged (one2x).
         offsets: distances in frames at which warped masks are compared.
-        duplicate: instances whose masks agree more than this on average (IoU) are joined; 1 joins none.
-        least_masks: instances with fewer masks are dropped.
+        least_masks: instances with fewer masks are dropped (a scene of fewer frames asks for one a frame).
+        inside: an instance is dropped if more than this share of it lies in a better one, of which it is a part.
+        weakest: instances that score less than this share of their scene's best are dropped.
         max_instances: instances kept of a scene, the best first.
     """
 
     grouping: str = "linkage"
-    likeness: float = 0.5
+    likeness: float = 0.4
     scoring: str = "both"
     short_side: int = 240
     max_span: int = 256
@@ -78,8 +79,9 @@ class DiscoverSettings:
     ambiguous: float = 0.25
     ambiguous_frames: int = 5
     offsets: tuple[int, ...] = (1, 2, 5)
-    duplicate: float = 0.5
     least_masks: int = 3
+    inside: float = 0.7
+    weakest: float = 0.25
     max_instances: int = 10
 
     def __post_init__(self) -> None:
@@ -163,8 +165,16 @@ def _of_scene(
         groups = linkage_groups(mutual, visible, frame_of, settings.likeness)
     else:
         groups = _paper_groups(covers, visible, frame_of, settings)
-    instances = join_duplicates(groups, frame_of, scores, mutual, visible, settings.duplicate)
-    instances = keep_best(instances, settings.least_masks, settings.max_instances)
+    instances = keep_best(
+        join_duplicates(groups, frame_of, scores, mutual, visible, settings.likeness),
+        frame_of,
+        covers,
+        visible,
+        least_masks=min(settings.least_masks, visible.shape[1]),
+        inside=settings.inside,
+        weakest=settings.weakest,
+        most=settings.max_instances,
+    )
     unclear = agreement.ambiguous_frames(covers, frame_of, visible.shape[1])
     flags = []
     for instance in instances:
