@@ -61,6 +61,8 @@ class ClipSettings:
     Attributes:
         frames: T, frames of a clip.
         batch: B, clips of a step.
+        balance: 1 draws every instance as often as any other, 0 every annotation by its weight alone, so that
+            instances with many good ones come more often.
         max_gap: frames of a clip that is not consecutive lie within so many frames of the annotated one.
         consecutive: share of clips with consecutive frames.
         crop: least and greatest side of the crop, as a share of the frame's.
@@ -73,6 +75,7 @@ class ClipSettings:
 
     frames: int = 3
     batch: int = 1
+    balance: float = 1.0
     max_gap: int = 20
     consecutive: float = 1.0
     crop: tuple[float, float] = (0.8, 1.0)
@@ -144,7 +147,8 @@ def _shrink(rle: RLE, size: tuple[int, int]) -> Tensor:
 def draw_clip(data: AnnotatedFrames, settings: ClipSettings, generator: torch.Generator) -> tuple[Tensor, ClipTargets]:
     """One augmented clip and its targets.
 
-    A random instance is chosen, then one of its annotated frames (by ``data.weights``), then the other frames.
+    A random instance is chosen (see ``settings.balance``), then one of its annotated frames (by ``data.weights``), then
+    the other frames.
     Instances without a pixel in the clip are left out.
 
     Returns:
@@ -160,10 +164,11 @@ def draw_clip(data: AnnotatedFrames, settings: ClipSettings, generator: torch.Ge
 def draw_frames(data: AnnotatedFrames, settings: ClipSettings, generator: torch.Generator) -> Tensor:
     """Indices of the frames of a clip into ``data.frames``: int64 ``[T]``, ascending (repeated in a short video)."""
     total, length = len(data.times), settings.frames
-    drawable = (data.weights.sum(1) > 0).nonzero()[:, 0]
-    if len(drawable) == 0:
+    sums = data.weights.sum(1)
+    if not bool((sums > 0).any()):
         raise ValueError("expected at least one annotated frame to draw clips around, got none")
-    instance = drawable[torch.randint(len(drawable), (), generator=generator)]
+    shares = torch.where(sums > 0, sums ** (1 - settings.balance), 0.0)
+    instance = int(torch.multinomial(shares, 1, generator=generator))
     anchor = int(torch.multinomial(data.weights[instance], 1, generator=generator))
     if total < length:
         return torch.arange(length).clamp(max=total - 1)

@@ -81,6 +81,17 @@ def test_weights_decide_how_often_a_frame_is_drawn():
     assert 0.85 < drawn.count(2) / 400 < 0.95
 
 
+def test_balance_decides_how_often_an_instance_is_drawn():
+    clips = data([[1, 2, 3, 4, 5, 6, 7, 8, 9], [11]])
+    shares = {}
+    for balance in (0.0, 1.0):
+        settings, run = ClipSettings(frames=1, balance=balance), generator()
+        drawn = [int(draw_frames(clips, settings, run)) for _ in range(400)]
+        shares[balance] = drawn.count(11) / 400
+    assert 0.05 < shares[0.0] < 0.15
+    assert 0.43 < shares[1.0] < 0.57
+
+
 def test_nothing_annotated_is_refused():
     with pytest.raises(ValueError, match="at least one annotated frame"):
         draw_frames(data([[]]), ClipSettings(), generator())
