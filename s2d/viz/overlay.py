@@ -56,13 +56,15 @@ class OverlayPainter:
         self._places = {index: place for index, place in self._places.items() if index in shown}
         for index in reversed(shown):
             _fill_and_outline(picture, masks[index].numpy(), instance_colour(index), self.line)
-        for index in reversed(shown):
-            place = self._label_place(index, masks[index].numpy())
+        taken: list[np.ndarray] = []
+        for index in shown:
+            taken.append(self._label_place(index, masks[index].numpy(), taken))
+        for index, place in zip(reversed(shown), reversed(taken), strict=True):
             _paste(picture, _label(index, self.text), place)
         return torch.from_numpy(picture).permute(2, 0, 1).contiguous()
 
-    def _label_place(self, index: int, mask: np.ndarray) -> np.ndarray:
-        """(x, y): deep inside the mask, and near the place in the frame before."""
+    def _label_place(self, index: int, mask: np.ndarray, taken: list[np.ndarray]) -> np.ndarray:
+        """(x, y): deep inside the mask, near the place in the frame before, beside the labels that are placed."""
         scale = max(1.0, max(mask.shape) / ANCHOR_SIDE)
         small = cv2.resize(
             mask.astype(np.uint8),
@@ -72,10 +74,16 @@ class OverlayPainter:
         if not small.any():
             small = cv2.resize(mask.astype(np.uint8) * 255, small.shape[::-1], interpolation=cv2.INTER_AREA)
         depth = cv2.distanceTransform(np.pad((small > 0).astype(np.uint8), 1), cv2.DIST_L2, 3)[1:-1, 1:-1]
+        inside = depth > 0
+        y, x = np.mgrid[: small.shape[0], : small.shape[1]]
+        for other in taken:
+            depth = depth - max(small.shape) * (
+                np.hypot(x - other[0] / scale, y - other[1] / scale) < self.text / scale
+            )
         if index in self._places:
-            y, x = np.mgrid[: small.shape[0], : small.shape[1]]
             before = self._places[index] / scale
-            depth = np.where(depth > 0, depth - INERTIA * np.hypot(x - before[0], y - before[1]), -np.inf)
+            depth = depth - INERTIA * np.hypot(x - before[0], y - before[1])
+        depth = np.where(inside, depth, -np.inf)
         row, column = np.unravel_index(int(np.argmax(depth)), depth.shape)
         target = (np.array([column, row]) + 0.5) * scale
         # A label glides: half of the way each frame.

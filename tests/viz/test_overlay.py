@@ -79,6 +79,15 @@ def test_a_label_does_not_jump_with_a_small_change(frame):
     assert np.abs(np.diff([place[0] for place in places])).max() < 5
 
 
+def test_labels_of_masks_on_one_another_stand_side_by_side(frame, square):
+    painter = OverlayPainter((120, 160))
+    painter.paint(frame, square.repeat(3, 1, 1))
+    places = np.stack([painter._places[index] for index in range(3)])
+    apart = np.linalg.norm(places[:, None] - places[None], axis=-1)[~np.eye(3, dtype=bool)]
+    assert apart.min() >= painter.text - 1
+    assert all(square[0, int(y), int(x)] for x, y in places)
+
+
 def test_a_mask_of_one_pixel_or_at_the_border_is_labelled_inside(frame):
     mask = torch.zeros(2, 120, 160, dtype=torch.bool)
     mask[0, 119, 159] = mask[1, 0, 0] = True
