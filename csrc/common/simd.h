@@ -56,7 +56,7 @@ inline Isa isa() {
   static result name##_baseline parameters { return name##_loop arguments; }                 \
   S2D_TARGET_AVX2 static result name##_avx2 parameters { return name##_loop arguments; }     \
   S2D_TARGET_AVX512 static result name##_avx512 parameters { return name##_loop arguments; } \
-  static result name parameters {                                                            \
+  [[maybe_unused]] static result name parameters {                                           \
     switch (::s2d::isa()) {                                                                  \
       case ::s2d::Isa::avx512:                                                               \
         return name##_avx512 arguments;                                                      \
@@ -68,5 +68,5 @@ inline Isa isa() {
   }
 #else
 #define S2D_MULTIVERSION(result, name, parameters, arguments) \
-  static result name parameters { return name##_loop arguments; }
+  [[maybe_unused]] static result name parameters { return name##_loop arguments; }
 #endif

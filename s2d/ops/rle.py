@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -11,10 +10,10 @@ from torch import Tensor
 
 from s2d import _native
 from s2d.ops._dispatch import Room, forced_impl
-from s2d.ops.bitmask import BitMasks, pack_masks, unpack_masks
+from s2d.ops.bitmask import BitMasks, as_bits, pack_masks, unpack_masks
 from s2d.ops.reference import rle as reference
 
-ROOM = Room("rle")
+ROOM = Room("rle", kernels=("cpu",))
 
 MAX_PIXELS = 2**31 - 1
 
@@ -45,6 +44,10 @@ class RLE:
         # Position of every run: its place within its mask, moved from the new start of the mask to the old one.
         moved = torch.repeat_interleave(self.offsets[chosen] - offsets[:-1], lengths)
         return RLE(self.counts[torch.arange(int(offsets[-1])) + moved], offsets, self.sizes[chosen])
+
+    def each(self) -> list[Tensor]:
+        """The runs of every mask by itself: N times int32 ``[R_n]``."""
+        return list(self.counts.split(self.offsets.diff().tolist()))
 
     @staticmethod
     def from_counts(counts: Sequence[Tensor], sizes: Tensor) -> RLE:
@@ -124,14 +127,16 @@ def rle_encode(masks: BitMasks | Tensor, *, impl: str | None = None) -> RLE:
     Raises:
         ValueError: not ``[N, H, W]``, or 2^31 pixels or more.
     """
-    ROOM.choose(masks.device, impl)
-    dense = unpack_masks(masks) if isinstance(masks, BitMasks) else masks != 0
-    if dense.dim() != 3:
-        raise ValueError(f"s2d::rle_encode: expected masks [N, H, W], got {list(dense.shape)}")
-    number, height, width = dense.shape
+    bits = as_bits(masks, "masks", "rle_encode", impl)
+    if len(bits.shape) != 3:
+        raise ValueError(f"s2d::rle_encode: expected masks [N, H, W], got {list(bits.shape)}")
+    number, height, width = bits.shape
     _check_size(height, width)
-    sizes = torch.tensor([[height, width]]).expand(number, 2)
-    return RLE.from_counts([reference.encode(mask) for mask in dense], sizes)
+    sizes = torch.tensor([[height, width]], dtype=torch.int32, device=bits.device).repeat(number, 1)
+    if ROOM.choose(bits.device, impl) == "reference":
+        return RLE.from_counts([reference.encode(mask) for mask in unpack_masks(bits, impl=impl)], sizes)
+    counts, offsets = torch.ops.s2d.rle_encode(bits.words, width)
+    return RLE(counts, offsets, sizes)
 
 
 def rle_decode(rle: RLE, *, impl: str | None = None) -> BitMasks:
@@ -143,29 +148,29 @@ def rle_decode(rle: RLE, *, impl: str | None = None) -> BitMasks:
     Raises:
         ValueError: the masks differ in size, so that they cannot be stacked.
     """
-    ROOM.choose(rle.counts.device, impl)
     if len(rle) == 0:
-        return BitMasks(torch.zeros(0, 0, 0, dtype=torch.int64), 0)
+        return BitMasks(torch.zeros(0, 0, 0, dtype=torch.int64, device=rle.counts.device), 0)
     height, width = rle.sizes[0].tolist()
     if bool((rle.sizes != rle.sizes[0]).any()):
         raise ValueError("s2d::rle_decode: expected masks of one size, got " + str(rle.sizes.unique(dim=0).tolist()))
-    bounds = rle.offsets.tolist()
-    parts = [reference.decode(rle.counts[i:j], height, width) for i, j in itertools.pairwise(bounds)]
-    return pack_masks(torch.stack(parts))
+    if ROOM.choose(rle.counts.device, impl) == "native":
+        return BitMasks(torch.ops.s2d.rle_decode(rle.counts, rle.offsets, rle.sizes, height, width), width)
+    parts = [reference.decode(runs, height, width) for runs in rle.each()]
+    return pack_masks(torch.stack(parts), impl=impl)
 
 
 def rle_area(rle: RLE, *, impl: str | None = None) -> Tensor:
-    """Number of set pixels of each mask: int64 ``[N]``."""
-    ROOM.choose(rle.counts.device, impl)
-    bounds = rle.offsets.tolist()
-    return torch.tensor([int(rle.counts[i + 1 : j : 2].sum()) for i, j in itertools.pairwise(bounds)])
+    """Number of set pixels of each mask: int64 ``[N]``. The masks may differ in size."""
+    if ROOM.choose(rle.counts.device, impl) == "native":
+        return torch.ops.s2d.rle_area(rle.counts, rle.offsets, rle.sizes)
+    return torch.tensor([int(runs[1::2].sum()) for runs in rle.each()], dtype=torch.int64)
 
 
 def rle_bbox(rle: RLE, *, impl: str | None = None) -> Tensor:
-    """Tight boxes: int64 ``[N, 4]``, x, y, width, height; zeros for an empty mask."""
-    ROOM.choose(rle.counts.device, impl)
-    bounds, sizes = rle.offsets.tolist(), rle.sizes.tolist()
-    boxes = [reference.bbox(rle.counts[bounds[n] : bounds[n + 1]], *sizes[n]) for n in range(len(rle))]
+    """Tight boxes: int64 ``[N, 4]``, x, y, width, height; zeros for an empty mask. The masks may differ in size."""
+    if ROOM.choose(rle.counts.device, impl) == "native":
+        return torch.ops.s2d.rle_bbox(rle.counts, rle.offsets, rle.sizes)
+    boxes = [reference.bbox(runs, *size) for runs, size in zip(rle.each(), rle.sizes.tolist(), strict=True)]
     return torch.tensor(boxes, dtype=torch.int64).reshape(-1, 4)
 
 
@@ -177,11 +182,51 @@ def rle_iou(a: RLE, b: RLE, crowd: Tensor | None = None, *, impl: str | None = N
 
     Returns:
         float64 ``[N, M]``; 0 where nothing is shared.
+
+    Raises:
+        ValueError: the masks differ in size.
     """
-    ROOM.choose(a.counts.device, impl)
-    rows, columns = (unpack_masks(rle_decode(x)).flatten(1) for x in (a, b))
-    if len(a) and len(b) and not torch.equal(a.sizes[0], b.sizes[0]):
-        raise ValueError(f"s2d::rle_iou: expected equal sizes, got {a.sizes[0].tolist()} and {b.sizes[0].tolist()}")
+    sizes = torch.cat([a.sizes, b.sizes])
+    if len(sizes) and bool((sizes != sizes[0]).any()):
+        raise ValueError("s2d::rle_iou: expected masks of one size, got " + str(sizes.unique(dim=0).tolist()))
+    crowd = torch.zeros(len(b), dtype=torch.bool, device=b.counts.device) if crowd is None else crowd.bool()
+    if ROOM.choose(a.counts.device, impl) == "native":
+        return torch.ops.s2d.rle_iou(a.counts, a.offsets, a.sizes, b.counts, b.offsets, b.sizes, crowd)
     if not (len(a) and len(b)):
         return torch.zeros(len(a), len(b), dtype=torch.float64)
-    return reference.iou(rows, columns, torch.zeros(len(b), dtype=torch.bool) if crowd is None else crowd.bool())
+    rows, columns = (unpack_masks(rle_decode(x, impl=impl), impl=impl).flatten(1) for x in (a, b))
+    return reference.iou(rows, columns, crowd)
+
+
+@_native.fake("rle_decode")
+def _(counts: Tensor, offsets: Tensor, sizes: Tensor, height: int, width: int) -> Tensor:
+    return counts.new_empty((sizes.shape[0], height, (width + 63) // 64), dtype=torch.int64)
+
+
+@_native.fake("rle_area")
+def _(counts: Tensor, offsets: Tensor, sizes: Tensor) -> Tensor:
+    return counts.new_empty(sizes.shape[0], dtype=torch.int64)
+
+
+@_native.fake("rle_bbox")
+def _(counts: Tensor, offsets: Tensor, sizes: Tensor) -> Tensor:
+    return counts.new_empty((sizes.shape[0], 4), dtype=torch.int64)
+
+
+@_native.fake("rle_iou")
+def _(
+    counts_a: Tensor,
+    offsets_a: Tensor,
+    sizes_a: Tensor,
+    counts_b: Tensor,
+    offsets_b: Tensor,
+    sizes_b: Tensor,
+    crowd: Tensor,
+) -> Tensor:
+    return counts_a.new_empty((sizes_a.shape[0], sizes_b.shape[0]), dtype=torch.float64)
+
+
+@_native.fake("rle_encode")
+def _(words: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    runs = torch.library.get_ctx().new_dynamic_size()
+    return words.new_empty(runs, dtype=torch.int32), words.new_empty(words.shape[0] + 1)
