@@ -43,7 +43,7 @@ def grey_image(frame: Tensor) -> np.ndarray:
 
 
 def flow_between(first: np.ndarray, second: np.ndarray, quality: str = "medium") -> np.ndarray:
-    """DIS flow between grey images: float32 ``[H, W, 2]``, (dx, dy) from each pixel of ``first`` to its place in ``second``.
+    """DIS flow between grey images: float32 ``[H, W, 2]``, (dx, dy) from a pixel of ``first`` to it in ``second``.
 
     Args:
         first: uint8 ``[H, W]``.

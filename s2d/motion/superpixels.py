@@ -64,14 +64,15 @@ def superpixels(frame: np.ndarray, residual: np.ndarray, number: int) -> Superpi
 def affinity(graph: Superpixels, *, motion_scale: float, colour_scale: float, hops: int = 3) -> np.ndarray:
     """Weights between superpixels at most ``hops`` neighbours apart: float64 ``[N, N]``.
 
-    ``w = exp(-(|motion difference|^2 / motion_scale^2 + |Lab difference|^2 / colour_scale^2) / 2)``. Every other pair gets
-    1e-6, so that the graph is connected.
+    ``w = exp(-(|motion difference|^2 / motion_scale^2 + (|Lab difference|^2 + texture difference^2 / 4) /
+    colour_scale^2) / 2)``; 1e-6 for every other pair, so that the graph is connected.
     """
     near = np.eye(len(graph), dtype=np.float32)
     reach = near + graph.touching
     for _ in range(hops):
         near = (near @ reach > 0).astype(np.float32)
-    distance = _squared_distances(graph.motion / motion_scale) + _squared_distances(graph.colour / colour_scale)
+    look = np.concatenate([graph.colour, graph.texture[:, None] / 2], 1)
+    distance = _squared_distances(graph.motion / motion_scale) + _squared_distances(look / colour_scale)
     return np.exp(-distance / 2) * near + 1e-6
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -13,9 +14,11 @@ import torch
 from tqdm import tqdm
 
 from s2d.data.coco import read_proposals, write_proposals
+from s2d.data.files import read_json
 from s2d.data.label_maps import read_label_maps
 from s2d.data.types import FrameMasks
 from s2d.data.video import Video
+from s2d.data.ytvis import read_ytvis
 from s2d.errors import InputError
 from s2d.motion.moving import MovingClip, moving_clip
 from s2d.motion.objectness import Objectness
@@ -41,7 +44,8 @@ class ProposeSettings:
         masks: masks of a frame, at most.
         overlap: IoU above which the lower-scored of two masks of a frame is dropped.
         persistence: how much of the motion a frame takes from its neighbours, in [0, 1).
-        still: residual speed, in pixels per frame at the working size, below which nothing moves.
+        still: residual speed, in pixels per frame at the working size, that no part of a chunk in which nothing moves
+            exceeds; such a chunk has no masks.
     """
 
     working_short_side: int = 240
@@ -55,7 +59,7 @@ class ProposeSettings:
     masks: int = 8
     overlap: float = 0.7
     persistence: float = 0.8
-    still: float = 0.25
+    still: float = 0.6
 
 
 def propose(
@@ -105,18 +109,23 @@ def _fingerprint(video: Video, settings: ProposeSettings) -> str:
 
 def _propose_chunk(video: Video, settings: ProposeSettings, start: int, stop: int, bar: tqdm) -> FrameMasks:
     first, last = max(0, start - settings.margin), min(video.num_frames, stop + settings.margin)
-    small = video.resized(short_side=settings.working_short_side)
+    small = video.resized(short_side=min(settings.working_short_side, *video.size))
     frames = np.ascontiguousarray(small.clip(first, last).permute(0, 2, 3, 1).numpy())
-    codes, index, scores = [], [], []
     moving = moving_clip(frames, persistence=settings.persistence)
-    for t in range(start, stop):
-        masks, values = _propose_frame(frames[t - first], moving, t - first, settings)
-        enlarged = [_resize(mask, video.size) for mask in masks]
-        if enlarged:
-            codes.append(rle_encode(torch.from_numpy(np.stack(enlarged))))
-            index += [t] * len(masks)
-            scores += values
-        bar.update()
+    codes, index, scores = [], [], []
+    if moving.anything(settings.still):
+        # OpenCV and the array work release the interpreter, and a frame's result does not depend on the others'.
+        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+            results = pool.map(
+                lambda t: _propose_frame(frames[t], moving, t, settings), range(start - first, stop - first)
+            )
+            for t, (masks, values) in zip(range(start, stop), results, strict=True):
+                if len(masks):
+                    enlarged = np.stack([_resize(mask, video.size) for mask in masks])
+                    codes.append(rle_encode(torch.from_numpy(enlarged)))
+                    index += [t] * len(masks)
+                    scores += values
+                bar.update()
     return FrameMasks(
         video=video.name,
         size=video.size,
@@ -171,19 +180,48 @@ def load_proposals(path: str | Path, video: Video) -> FrameMasks:
     """Masks of single frames from files.
 
     Args:
-        path: a folder of label maps (one PNG a frame), or a json: COCO (one image a frame) or YouTube-VIS.
-        video: whose masks they are; number of frames and size must agree.
+        path: a folder of label maps (one PNG a frame), or a json: COCO (one image a frame) or YouTube-VIS (every
+            instance in every frame is a mask; of several videos the one named like ``video`` is taken).
+        video: whose masks they are. The masks may have another resolution, but the same shape and number of frames.
 
     Raises:
-        InputError: nothing there, an unknown kind of file, another number of frames or another size.
+        InputError: nothing there, an unknown kind of file, another number of frames or another shape.
     """
     path = Path(path)
     if path.is_dir():
         masks = read_label_maps(path)
-    elif path.suffix == ".json":
-        masks = read_proposals(path)
+    elif path.suffix.lower() == ".json":
+        content = read_json(path)
+        masks = _masks_of(path, video) if isinstance(content, dict) and "videos" in content else read_proposals(path)
     else:
         raise InputError(f"expected proposals as a folder of label maps or a .json file, got {path}")
     if masks.num_frames != video.num_frames:
-        raise InputError(f"expected proposals for {video.num_frames} frames in {path}, got {masks.num_frames}")
-    return masks
+        raise InputError(
+            f"expected proposals for the {video.num_frames} frames of {video.name} in {path}, got {masks.num_frames}"
+        )
+    (height, width), (own_height, own_width) = masks.size, video.size
+    if abs(width * own_height - own_width * height) > max(own_height, own_width, height, width):
+        raise InputError(
+            f"expected proposals of the shape of {video.name}, {own_width} x {own_height}, in {path}, "
+            f"got {width} x {height}"
+        )
+    return replace(masks, video=video.name)
+
+
+def _masks_of(path: Path, video: Video) -> FrameMasks:
+    """Every mask of one video of a YouTube-VIS json, frame by frame."""
+    tracks = read_ytvis(path)
+    chosen = [one for one in tracks if one.video == video.name] if len(tracks) > 1 else tracks
+    if len(chosen) != 1:
+        names = ", ".join(one.video for one in tracks) or "none"
+        raise InputError(f"expected a video named {video.name} in {path}, got {names}")
+    (one,) = chosen
+    frames, instances = one.annotated.T.nonzero(as_tuple=True)
+    return FrameMasks(
+        video=one.video,
+        size=one.size,
+        num_frames=one.num_frames,
+        rle=one.rle[instances * one.num_frames + frames],
+        frames=frames,
+        scores=one.scores[instances],
+    )
