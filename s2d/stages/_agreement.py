@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from scipy import sparse
 from torch import Tensor
 
-from s2d.ops import BitMasks, TrackCoverage, flow_compose, flow_warp_iou
+from s2d.ops import BitMasks, TrackCoverage, flow_compose, flow_warp_counts, mask_area
 
 
 def cover_matrix(coverage: TrackCoverage) -> sparse.csr_array:
@@ -77,41 +78,88 @@ class ChainedFlow:
         return self._made[t, step]
 
 
-def flow_scores(
-    masks: BitMasks, frames: np.ndarray, forward: Tensor, backward: Tensor, offsets: Sequence[int]
-) -> np.ndarray:
-    """Mean over neighbouring frames of the best IoU of a warped mask with a mask there: float64 ``[N]`` in [0, 1].
+@dataclass(frozen=True)
+class Agreement:
+    """What masks of different frames share, and which can be compared at all.
 
-    ``score(i) = mean over k of max_j IoU(warp(i), mask j)`` for k in +- ``offsets``, those outside the scene left out;
-    pixels that fail the forward-backward check do not count.
+    Attributes:
+        iou: float64 symmetric ``[N, N]`` in [0, 1], dense.
+        comparable: bool symmetric ``[N, N]``: enough of both masks is seen in the other's frame.
+        scores: float64 ``[N]`` in [0, 1]: how far other frames agree with each mask.
+    """
+
+    iou: np.ndarray
+    comparable: np.ndarray
+    scores: np.ndarray
+
+
+def trajectory_agreement(covers: sparse.csr_array, visible: np.ndarray, frames: np.ndarray) -> Agreement:
+    """Agreement by carried points: all pairs of masks that see each other's frames."""
+    mutual = mutual_cover(covers)
+    sees = visible[:, frames]
+    return Agreement(mutual.toarray(), sees & sees.T, trajectory_scores(mutual, visible, frames))
+
+
+def flow_agreement(
+    masks: BitMasks, frames: np.ndarray, forward: Tensor, backward: Tensor, offsets: Sequence[int], seen: float
+) -> Agreement:
+    """Agreement by masks warped along flow: pairs of masks that lie one of ``offsets`` apart.
+
+    ``score(i) = mean over k of max_j IoU(warp(i), mask j)`` for k in +- ``offsets``, those outside the scene left out.
+    Pixels that fail the forward-backward check do not count; two masks are comparable if more than the share ``seen``
+    of both is left.
 
     Args:
         masks: ``[N, H, W]``.
         frames: int64 ``[N]``, ascending: the frame of each.
         forward, backward: ``[T - 1, H, W, 2]``, as `s2d.ops.track_points` takes them.
         offsets: positive distances in frames.
+        seen: in [0, 1).
     """
-    length = len(forward) + 1
-    total, seen = np.zeros(len(frames)), np.zeros(len(frames))
+    number, length = len(frames), len(forward) + 1
+    iou, comparable = np.zeros((number, number)), np.zeros((number, number), dtype=bool)
+    total, compared = np.zeros(number), np.zeros(number)
     bounds = np.searchsorted(frames, np.arange(length + 1))
+    area = mask_area(masks).numpy()
     chain = ChainedFlow(forward, backward)
     for t in range(length):
         for step in (k for k in offsets if t + k < length):
             here, there = slice(bounds[t], bounds[t + 1]), slice(bounds[t + step], bounds[t + step + 1])
-            seen[here] += 1
-            seen[there] += 1
+            compared[here] += 1
+            compared[there] += 1
             if here.start == here.stop or there.start == there.stop:
                 continue
             ahead, back = (flow[None] for flow in chain.between(t, step))
             first, second = (BitMasks(masks.words[part][None], masks.width) for part in (here, there))
-            total[here] += flow_warp_iou(first, second, back, reverse=ahead)[0].amax(1).double().numpy()
-            total[there] += flow_warp_iou(second, first, ahead, reverse=back)[0].amax(1).double().numpy()
-    return total / np.maximum(seen, 1)
+            onto_second, left_of_second = _warped(first, second, back, ahead)
+            onto_first, left_of_first = _warped(second, first, ahead, back)
+            total[here] += onto_second.max(1)
+            total[there] += onto_first.max(1)
+            enough = (left_of_first / np.maximum(area[here], 1) > seen)[:, None]
+            enough = enough & (left_of_second / np.maximum(area[there], 1) > seen)[None, :]
+            iou[here, there] = (onto_second + onto_first.T) / 2
+            iou[there, here] = iou[here, there].T
+            comparable[here, there] = enough
+            comparable[there, here] = enough.T
+    return Agreement(iou, comparable, total / np.maximum(compared, 1))
 
 
-def blend_scores(trajectory: np.ndarray | None, flow: np.ndarray | None) -> np.ndarray:
-    """The mean of the scores that were asked for: float64 ``[N]``."""
-    return np.mean([scores for scores in (trajectory, flow) if scores is not None], axis=0)
+def _warped(source: BitMasks, target: BitMasks, flow: Tensor, reverse: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """IoU ``[N, M]`` of one frame's masks warped onto another's, and what the check leaves of the latter's area."""
+    counts = flow_warp_counts(source, target, flow, None, reverse)
+    shared, warped, area = (count[0].double().numpy() for count in counts)
+    return shared / np.maximum(warped[:, None] + area[None, :] - shared, 1), area
+
+
+def joint_agreement(trajectory: Agreement | None, flow: Agreement | None) -> Agreement:
+    """Both kinds of evidence as one: pixels decide where they were compared, points elsewhere; scores are averaged."""
+    if trajectory is None or flow is None:
+        return trajectory or flow
+    return Agreement(
+        np.where(flow.comparable, flow.iou, trajectory.iou),
+        flow.comparable | trajectory.comparable,
+        (trajectory.scores + flow.scores) / 2,
+    )
 
 
 def visible_frames(coverage: TrackCoverage, share: float) -> np.ndarray:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import sparse
 
+from s2d.stages._agreement import Agreement
 from s2d.stages._grouping import Group, Ranges
 
 
@@ -17,12 +18,14 @@ class Instance:
     Attributes:
         masks: int64 ``[K]``, ascending: indices among the scene's masks, at most one a frame.
         ranges: inclusive (first, last) frame ranges in which it is visible.
-        score: how well its masks explain the frames that see it, in [0, 1].
+        score: how well its masks explain the scene, in [0, 1].
+        one2x: share of its masks that cover two or more masks in many frames.
     """
 
     masks: np.ndarray
     ranges: Ranges
     score: float
+    one2x: float = 0.0
 
 
 def one_per_frame(masks: np.ndarray, frames: np.ndarray, scores: np.ndarray) -> np.ndarray:
@@ -37,54 +40,49 @@ def instance_score(masks: np.ndarray, scores: np.ndarray, length: int) -> float:
     return float(scores[masks].mean() * (len(masks) / length) ** 0.5)
 
 
-def likeness(a: np.ndarray, b: np.ndarray, mutual: sparse.csr_array, visible: np.ndarray, frames: np.ndarray) -> float:
-    """Mean mutual cover of the masks of two instances, over the pairs that see each other's frames; 0 without any."""
-    comparable = visible[np.ix_(a, frames[b])] & visible[np.ix_(b, frames[a])].T
-    total = comparable.sum()
-    return float(mutual[a][:, b].toarray()[comparable].sum() / total) if total else 0.0
+def likeness(a: np.ndarray, b: np.ndarray, agreement: Agreement) -> float:
+    """Mean IoU of the masks of two instances, over the pairs that can be compared; 0 without any."""
+    part = np.ix_(a, b)
+    comparable = agreement.comparable[part]
+    return float(agreement.iou[part][comparable].mean()) if comparable.any() else 0.0
 
 
 def join_duplicates(
-    groups: list[Group],
-    frames: np.ndarray,
-    scores: np.ndarray,
-    mutual: sparse.csr_array,
-    visible: np.ndarray,
-    threshold: float,
+    groups: list[Group], frames: np.ndarray, agreement: Agreement, length: int, threshold: float
 ) -> list[Instance]:
     """Instances from groups: the two most alike are joined while their likeness is greater than ``threshold``.
 
     Args:
         groups: from `s2d.stages._linkage` or `s2d.stages._grouping`.
         frames: int64 ``[N]``: the frame of each mask.
-        scores: float64 ``[N]``: how far other frames agree with each mask.
-        mutual: symmetric ``[N, N]``: from `s2d.stages._agreement.mutual_cover`.
-        visible: bool ``[N, T]``: in which frames each mask's points are visible.
+        agreement: of the N masks; its scores choose where a frame has several.
+        length: T, frames of the scene.
         threshold: in (0, 1].
     """
-    members = [one_per_frame(group.masks, frames, scores) for group in groups]
+    members = [one_per_frame(group.masks, frames, agreement.scores) for group in groups]
     ranges = [group.ranges for group in groups]
     alike = np.zeros((len(members), len(members)))
     for i in range(len(members)):
         for j in range(i):
-            alike[i, j] = likeness(members[i], members[j], mutual, visible, frames)
+            alike[i, j] = likeness(members[i], members[j], agreement)
     while alike.size and alike.max() > threshold:
         i, j = np.unravel_index(int(alike.argmax()), alike.shape)
-        members[j] = one_per_frame(np.union1d(members[i], members[j]), frames, scores)
-        ranges[j] = _union(ranges[i], ranges[j])
+        members[j] = one_per_frame(np.union1d(members[i], members[j]), frames, agreement.scores)
+        ranges[j] = join_ranges(ranges[i], ranges[j])
         members[i] = members[i][:0]
         alike[i, :] = alike[:, i] = 0
         for k in range(len(members)):
             if k != j and len(members[k]):
-                alike[max(j, k), min(j, k)] = likeness(members[j], members[k], mutual, visible, frames)
+                alike[max(j, k), min(j, k)] = likeness(members[j], members[k], agreement)
     return [
-        Instance(masks, spans, instance_score(masks, scores, visible.shape[1]))
+        Instance(masks, spans, instance_score(masks, agreement.scores, length))
         for masks, spans in zip(members, ranges, strict=True)
         if len(masks)
     ]
 
 
-def _union(a: Ranges, b: Ranges) -> Ranges:
+def join_ranges(a: Ranges, b: Ranges) -> Ranges:
+    """Ranges of the frames that are in either; ranges that touch become one."""
     joined: list[tuple[int, int]] = []
     for first, last in sorted(a + b):
         if joined and first <= joined[-1][1] + 1:
@@ -140,3 +138,34 @@ def keep_best(
         if all(share <= inside for share in shares):
             kept.append(instance)
     return kept
+
+
+def continue_instances(before: list[Instance], after: list[Instance], frames: np.ndarray) -> list[Instance]:
+    """Instances of two parts of a scene that share frames: those that hold the same masks there become one.
+
+    Args:
+        before: instances of the parts so far, masks numbered as in ``frames``.
+        after: instances of the next part.
+        frames: int64 ``[N]``: the frame of each mask of the video.
+
+    Returns:
+        All instances; one that goes on has the masks of both, and the mean score of its masks.
+    """
+    joined = list(before)
+    for instance in after:
+        shared = [len(np.intersect1d(other.masks, instance.masks)) for other in joined]
+        best = int(np.argmax(shared)) if shared else -1
+        first = frames[instance.masks[0]]
+        if best < 0 or 2 * shared[best] <= (frames[joined[best].masks] >= first).sum():
+            joined.append(instance)
+            continue
+        old = joined[best]
+        fresh = instance.masks[frames[instance.masks] > frames[old.masks[-1]]]
+        share = len(fresh) / (len(old.masks) + len(fresh))
+        joined[best] = Instance(
+            np.concatenate([old.masks, fresh]),
+            join_ranges(old.ranges, instance.ranges),
+            (1 - share) * old.score + share * instance.score,
+            (1 - share) * old.one2x + share * instance.one2x,
+        )
+    return joined

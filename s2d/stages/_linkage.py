@@ -8,46 +8,46 @@ see each other's frames, so agreement is handed on from frame to frame, and two 
 from __future__ import annotations
 
 import numpy as np
-from scipy import sparse
 
+from s2d.stages._agreement import Agreement
 from s2d.stages._grouping import Group, runs_of
 
 
-def linkage_groups(mutual: sparse.csr_array, visible: np.ndarray, frames: np.ndarray, threshold: float) -> list[Group]:
+def linkage_groups(agreement: Agreement, visible: np.ndarray, threshold: float) -> list[Group]:
     """Groups of masks whose likeness, joined greedily from the most alike on, stays greater than ``threshold``.
 
-    The likeness of two groups is the mean mutual cover over the pairs of their masks that see each other's frames.
+    The likeness of two groups is the mean IoU over the pairs of their masks that can be compared.
 
     Args:
-        mutual: symmetric ``[N, N]``: from `s2d.stages._agreement.mutual_cover`.
+        agreement: of N masks.
         visible: bool ``[N, T]``: in which frames each mask's points are visible.
-        frames: int64 ``[N]``: the frame of each mask.
         threshold: in (0, 1).
 
     Returns:
         Groups of two masks and more; the ranges are the frames that a member sees.
     """
-    pairs = mutual.tocoo()
-    strong = (pairs.data > threshold) & (pairs.row != pairs.col)
+    strong = (agreement.iou > threshold) & agreement.comparable
+    np.fill_diagonal(strong, False)
     # A mask that agrees with no other stays alone.
-    chosen = np.unique(pairs.row[strong])
-    labels = _link(mutual[chosen][:, chosen].toarray(), visible[chosen][:, frames[chosen]], threshold)
+    chosen = np.flatnonzero(strong.any(1))
+    part = np.ix_(chosen, chosen)
+    labels = _link(agreement.iou[part], agreement.comparable[part], threshold)
     groups = []
     for label in np.unique(labels):
         members = chosen[labels == label]
         if len(members) > 1:
-            groups.append(Group(members, runs_of(visible[members].mean(0) * len(members) >= 1)))
+            groups.append(Group(members, runs_of(visible[members].any(0))))
     return groups
 
 
-def _link(agreement: np.ndarray, sees: np.ndarray, threshold: float) -> np.ndarray:
-    """Group number of each of N items, from dense agreement and comparability ``[N, N]``."""
-    number = len(agreement)
+def _link(iou: np.ndarray, comparable: np.ndarray, threshold: float) -> np.ndarray:
+    """Group number of each of N items."""
+    number = len(iou)
     labels = np.arange(number)
     if number < 2:
         return labels
-    count = (sees & sees.T).astype(np.float32)
-    total = agreement.astype(np.float32) * count
+    count = comparable.astype(np.float32)
+    total = iou.astype(np.float32) * count
     for matrix in (total, count):
         np.fill_diagonal(matrix, 0)
     alike = total / np.maximum(count, 1)

@@ -19,9 +19,9 @@ from s2d.data.video import Video
 from s2d.errors import InputError
 from s2d.motion.dis import video_flow
 from s2d.ops import RLE, BitMasks, pack_masks, track_coverage, unpack_masks
-from s2d.stages import _agreement as agreement
+from s2d.stages import _agreement as evidence
 from s2d.stages._grouping import Group, temporal_groups, visibility_groups
-from s2d.stages._instances import Instance, join_duplicates, keep_best
+from s2d.stages._instances import Instance, continue_instances, join_duplicates, keep_best
 from s2d.stages._linkage import linkage_groups
 from s2d.stages._scenes import Scene, split_scenes
 
@@ -37,8 +37,8 @@ class DiscoverSettings:
         grouping: how masks become instances: "linkage" joins what agrees on average; "paper" clusters by visibility,
             then by matches (DBSCAN), which needs points that are followed through most of the video.
         likeness: groups of masks that agree more than this on average (IoU) are joined.
-        scoring: what ranks masks: agreement of carried points ("trajectory"), of masks warped along flow ("flow"), or
-            the mean of the two ("both").
+        scoring: what judges masks: agreement of carried points ("trajectory"), of masks warped along flow ("flow"), or
+            both: pixels for masks a few frames apart, points for all others ("both").
         short_side: motion is followed in frames of this short side, pixels (smaller frames as they are).
         max_span: frames followed at once; longer scenes are split.
         overlap: frames that two parts of a split scene share.
@@ -54,6 +54,7 @@ class DiscoverSettings:
         ambiguous: share of points from which a mask counts as covering another.
         ambiguous_frames: a mask that covers two masks in so many frames is flagged (one2x).
         offsets: distances in frames at which warped masks are compared.
+        least_seen: warped masks are comparable if the forward-backward check leaves more than this share of both.
         least_masks: instances with fewer masks are dropped (a scene of fewer frames asks for one a frame).
         inside: an instance is dropped if more than this share of it lies in a better one, of which it is a part.
         weakest: instances that score less than this share of their scene's best are dropped.
@@ -79,6 +80,7 @@ class DiscoverSettings:
     ambiguous: float = 0.25
     ambiguous_frames: int = 5
     offsets: tuple[int, ...] = (1, 2, 5)
+    least_seen: float = 0.1
     least_masks: int = 3
     inside: float = 0.7
     weakest: float = 0.25
@@ -118,7 +120,6 @@ def discover(
             f"expected masks of the {video.num_frames} frames of {video.name}, got masks of {masks.num_frames} frames"
         )
     found: list[Instance] = []
-    one2x: list[float] = []
     scores = torch.zeros(len(masks))
     if len(masks):
         small = video.resized(short_side=settings.short_side)
@@ -126,19 +127,22 @@ def discover(
         for scene in split_scenes(small, settings.max_span, settings.overlap, settings.cut):
             first, last = (int(torch.searchsorted(masks.frames, scene.start + t)) for t in (0, len(scene.frames)))
             if first < last:
-                instances, flags, own = _of_scene(scene, masks, slice(first, last), settings)
-                found += instances
-                one2x += flags
+                instances, own = _of_scene(scene, masks, slice(first, last), settings)
                 scores[first:last] = own
+                # Only instances of the part before can go on, and they share frames with this one.
+                done = [old for old in found if not scene.continues or masks.frames[old.masks[-1]] < scene.start]
+                open_ones = [old for old in found if scene.continues and masks.frames[old.masks[-1]] >= scene.start]
+                found = done + continue_instances(open_ones, instances, masks.frames.numpy())
             bar.update(len(scene.frames) - (settings.overlap if scene.continues else 0))
         bar.close()
-    return _keymasks(masks, found, one2x, scores)
+    found.sort(key=lambda instance: (-instance.score, int(instance.masks[0])))
+    return _keymasks(masks, found, scores)
 
 
 def _of_scene(
     scene: Scene, masks: FrameMasks, part: slice, settings: DiscoverSettings
-) -> tuple[list[Instance], list[float], Tensor]:
-    """Instances of one scene in the whole video's numbering, their one2x, and a score for every mask of ``part``."""
+) -> tuple[list[Instance], Tensor]:
+    """Instances of one scene, in the numbering of the whole video, and a score for every mask of ``part``."""
     frames = masks.frames[part] - scene.start
     bits = _resize(masks.bits(part), tuple(scene.frames.shape[2:]))
     flow = video_flow(scene.frames, progress=False)
@@ -153,34 +157,39 @@ def _of_scene(
         least_points=settings.least_points,
         threshold=settings.ambiguous,
     )
-    covers, visible = agreement.cover_matrix(coverage), agreement.visible_frames(coverage, settings.visible)
-    mutual, frame_of = agreement.mutual_cover(covers), frames.numpy()
-    by_points = by_flow = None
+    frame_of, length = frames.numpy(), len(scene.frames)
+    covers = evidence.cover_matrix(coverage)
+    visible = (coverage.visibility > settings.visible).numpy()
+    by_points = by_pixels = None
     if settings.scoring != "flow":
-        by_points = agreement.trajectory_scores(mutual, visible, frame_of)
+        by_points = evidence.trajectory_agreement(covers, visible, frame_of)
     if settings.scoring != "trajectory":
-        by_flow = agreement.flow_scores(bits, frame_of, flow.forward, flow.backward, settings.offsets)
-    scores = agreement.blend_scores(by_points, by_flow)
+        by_pixels = evidence.flow_agreement(
+            bits, frame_of, flow.forward, flow.backward, settings.offsets, settings.least_seen
+        )
+    agreement = evidence.joint_agreement(by_points, by_pixels)
     if settings.grouping == "linkage":
-        groups = linkage_groups(mutual, visible, frame_of, settings.likeness)
+        groups = linkage_groups(agreement, visible, settings.likeness)
     else:
         groups = _paper_groups(covers, visible, frame_of, settings)
     instances = keep_best(
-        join_duplicates(groups, frame_of, scores, mutual, visible, settings.likeness),
+        join_duplicates(groups, frame_of, agreement, length, settings.likeness),
         frame_of,
         covers,
         visible,
-        least_masks=min(settings.least_masks, visible.shape[1]),
+        least_masks=min(settings.least_masks, length),
         inside=settings.inside,
         weakest=settings.weakest,
         most=settings.max_instances,
     )
-    unclear = agreement.ambiguous_frames(covers, frame_of, visible.shape[1])
-    flags = []
+    unclear = evidence.ambiguous_frames(covers, frame_of, length)
+    found = []
     for instance in instances:
         span = slice(instance.ranges[0][0], instance.ranges[-1][1] + 1)
-        flags.append(float((unclear[instance.masks, span].sum(1) >= settings.ambiguous_frames).mean()))
-    return [_moved(i, part.start, scene.start) for i in instances], flags, torch.from_numpy(scores).float()
+        flagged = unclear[instance.masks, span].sum(1) >= settings.ambiguous_frames
+        ranges = tuple((first + scene.start, last + scene.start) for first, last in instance.ranges)
+        found.append(Instance(instance.masks + part.start, ranges, instance.score, float(flagged.mean())))
+    return found, torch.from_numpy(agreement.scores).float()
 
 
 def _paper_groups(
@@ -209,12 +218,7 @@ def _resize(masks: BitMasks, size: tuple[int, int]) -> BitMasks:
     return BitMasks(torch.cat(parts), size[1])
 
 
-def _moved(instance: Instance, masks: int, frames: int) -> Instance:
-    ranges = tuple((first + frames, last + frames) for first, last in instance.ranges)
-    return Instance(instance.masks + masks, ranges, instance.score)
-
-
-def _keymasks(masks: FrameMasks, instances: list[Instance], one2x: list[float], scores: Tensor) -> Keymasks:
+def _keymasks(masks: FrameMasks, instances: list[Instance], scores: Tensor) -> Keymasks:
     number, length = len(instances), masks.num_frames
     annotated = torch.zeros(number, length, dtype=torch.bool)
     mask_scores = torch.zeros(number, length)
@@ -232,6 +236,6 @@ def _keymasks(masks: FrameMasks, instances: list[Instance], one2x: list[float], 
         annotated=annotated,
         scores=torch.tensor([instance.score for instance in instances], dtype=torch.float32),
         mask_scores=mask_scores,
-        one2x=torch.tensor(one2x, dtype=torch.float32).mul(100).round().div(100),
+        one2x=torch.tensor([round(instance.one2x, 2) for instance in instances], dtype=torch.float32),
         visibility_ranges=tuple(instance.ranges for instance in instances),
     )
