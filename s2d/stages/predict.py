@@ -20,6 +20,7 @@ from s2d.errors import InputError
 from s2d.models import VideoMask2Former
 from s2d.models.inference import best_queries, binary_masks, input_size
 from s2d.ops import RLE, BitMasks, mask_area, mask_iou, mask_nms, rle_area, rle_decode, rle_encode
+from s2d.stages._refine import refined_masks
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class PredictSettings:
             track outlives a weak moment.
         nms_threshold: of two queries of a window whose tubes overlap by more than this IoU, the weaker is dropped.
         stitch_iou: the least IoU, over the shared frames, of two tubes that are stitched.
+        refine: draw the masks to the edges of the frames (a guided filter) instead of enlarging them alone.
     """
 
     window: int = 24
@@ -42,6 +44,7 @@ class PredictSettings:
     score_threshold: float = 0.5
     nms_threshold: float = 0.75
     stitch_iou: float = 0.3
+    refine: bool = True
 
     def __post_init__(self) -> None:
         if self.window < 1 or self.top_k < 1:
@@ -139,8 +142,10 @@ def _predict_window(video: Video, model: VideoMask2Former, settings: PredictSett
     bits = binary_masks(masks, inner, outer).to("cpu")
     kept = mask_nms(bits, scores[: len(queries)], settings.nms_threshold)
     kept = kept[mask_area(bits).sum(1)[kept] > 0]
-    words = bits.words[kept]
-    rle = rle_encode(BitMasks(words.view(-1, *words.shape[2:]), bits.width))
+    bits = bits[kept]
+    if settings.refine and len(kept):
+        bits = refined_masks(masks[kept].cpu(), video.resized(size=outer).clip(start, stop), inner)
+    rle = rle_encode(BitMasks(bits.words.view(-1, *bits.words.shape[2:]), bits.width))
     return _Window(start, stop, queries[kept].clone(), scores[kept].clone(), rle)
 
 

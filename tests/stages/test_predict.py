@@ -12,8 +12,10 @@ from torch import nn
 from s2d.data.video import Video
 from s2d.errors import InputError
 from s2d.models import ModelConfig, VideoMask2Former
+from s2d.models.inference import binary_masks
 from s2d.models.video_mask2former import padded_size
 from s2d.ops import mask_iou, unpack_masks
+from s2d.stages._refine import refined_masks
 from s2d.stages.predict import PredictSettings, predict
 
 FRAMES, HEIGHT, WIDTH = 30, 60, 100
@@ -143,6 +145,41 @@ def test_scores_are_means_over_the_frames_that_show_the_instance():
     first, second, third = (30 - 4) * 0.9 + 4 * 0.5, (16 - 2) * 0.8 + 2 * 0.5, (18 - 4) * 0.7 + 4 * 0.3
     expected = torch.tensor([first / 30, second / 16, third / 18])
     torch.testing.assert_close(tracks.scores, expected)
+
+
+def test_refinement_draws_masks_to_the_edges_of_the_frame():
+    generator = torch.Generator().manual_seed(0)
+    height, width, cell = 96, 160, 8
+    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    truth = torch.stack([(y - 48) ** 2 + (x - centre) ** 2 < 30**2 for centre in (60, 90)])
+    frames = torch.where(truth[:, None], 170, 80) + torch.randint(-10, 11, (2, 3, height, width), generator=generator)
+    blurred = F.avg_pool2d(truth.float()[None], cell) * 8 - 4
+    logits = torch.cat([blurred, torch.full_like(blurred, -5), torch.full_like(blurred, 5)])
+    # Half the size of the source enters the model, which answers at a quarter of that.
+    inner = (height // 2, width // 2)
+    assert logits.shape[-2:] == (height // cell, width // cell)
+    logits = F.pad(
+        logits, (0, padded_size(inner)[1] // 4 - width // cell, 0, padded_size(inner)[0] // 4 - height // cell)
+    )
+    refined = refined_masks(logits, frames.to(torch.uint8), inner)
+    assert refined.shape == (3, 2, height, width)
+    plain = mask_iou(binary_masks(logits, inner, (height, width))[:1], truth[None]).item()
+    assert mask_iou(refined[:1], truth[None]).item() > 1 - 0.4 * (1 - plain)
+    assert not unpack_masks(refined[1:2]).any()
+    assert unpack_masks(refined[2:]).all()
+    # A source that is larger than the grid of the fit: functions of colour are enlarged, not masks.
+    larger = F.interpolate(frames.float(), scale_factor=3).to(torch.uint8)
+    wanted = truth[None].repeat_interleave(3, -1).repeat_interleave(3, -2)
+    assert mask_iou(refined_masks(logits, larger, inner)[:1], wanted).item() > 1 - 0.4 * (1 - plain)
+
+
+def test_refinement_can_be_switched_off():
+    video, _ = scene()
+    refined = predict(video, ColourModel(), SETTINGS, progress=False)
+    plain = predict(video, ColourModel(), dataclasses.replace(SETTINGS, refine=False), progress=False)
+    assert torch.equal(refined.annotated, plain.annotated)
+    assert mask_iou(refined.bits(), plain.bits()).diag().min() > 0.9
+    assert not torch.equal(refined.rle.counts, plain.rle.counts)
 
 
 def test_a_video_without_instances_has_no_tracks():
