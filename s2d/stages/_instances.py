@@ -95,14 +95,18 @@ def join_ranges(a: Ranges, b: Ranges) -> Ranges:
 def inside_share(
     a: np.ndarray, b: np.ndarray, covers: sparse.csr_array, visible: np.ndarray, frames: np.ndarray
 ) -> float:
-    """How much of an instance's masks lies in another's: mean cover over the pairs that see each other's frames.
+    """How much of an instance's masks lies in another's: mean cover of each by the nearest mask in time it can see.
 
     0 where fewer than half of the masks of ``a`` can be compared with any of ``b``.
     """
     comparable = visible[np.ix_(a, frames[b])] & visible[np.ix_(b, frames[a])].T
-    if comparable.any(1).mean() <= 0.5:
+    some = comparable.any(1)
+    if some.mean() <= 0.5:
         return 0.0
-    return float(covers[a][:, b].toarray()[comparable].sum() / comparable.sum())
+    # Far frames would add what flow loses on the way.
+    apart = np.where(comparable, np.abs(frames[a][:, None] - frames[b][None, :]), visible.shape[1])
+    nearest = apart.argmin(1)[some]
+    return float(covers[a][:, b].toarray()[np.flatnonzero(some), nearest].mean())
 
 
 def keep_best(
