@@ -79,7 +79,7 @@ class RunResult:
     Attributes:
         out: the folder of results.
         tracks: instances at the original size of the video.
-        measures: seconds and peak memory (10^6 bytes) of each stage.
+        measures: ``seconds``, ``cpu_seconds`` and ``peak_mb`` (10^6 bytes) of each stage.
         notes: what a user should know, one sentence each.
         mean_tube_iou: with the ground truth of the demo; None for other videos.
     """

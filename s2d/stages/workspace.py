@@ -86,9 +86,9 @@ class Workspace:
 
     @property
     def measures(self) -> dict[str, dict[str, float]]:
-        """Seconds (of all attempts together) and peak memory of every stage so far, in order."""
+        """Seconds (of all attempts together) and peak memory of every stage so far, in order; see `Meter.read`."""
         return {
-            name: {"seconds": entry["seconds"], "peak_mb": entry["peak_mb"]}
+            name: {key: value for key, value in entry.items() if key != "finished"}
             for name, entry in self._state["stages"].items()
         }
 
@@ -125,12 +125,10 @@ class Workspace:
 
     def _record(self, name: str, meter: Meter, *, finished: bool) -> None:
         now = meter.read()
-        before = self._state["stages"].get(name, {"seconds": 0.0, "peak_mb": 0.0})
-        self._state["stages"][name] = {
-            "seconds": round(before["seconds"] + now["seconds"], 3),
-            "peak_mb": max(before["peak_mb"], now["peak_mb"]),
-            "finished": finished,
-        }
+        before = self._state["stages"].get(name, dict.fromkeys(now, 0.0))
+        added = {key: round(before[key] + now[key], 3) for key in ("seconds", "cpu_seconds")}
+        peak = max(before["peak_mb"], now["peak_mb"])
+        self._state["stages"][name] = {**added, "peak_mb": peak, "finished": finished}
         self._save()
 
     def _save(self) -> None:
