@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
+import torch
 
 from s2d.motion.superpixels import Superpixels, affinity, connected_parts, cut_vectors
+from s2d.ops import mask_nms
 
 LEVELS = np.arange(1, 10) / 10
 """Shares of a frame's greatest motion at which level sets are taken."""
@@ -62,12 +64,6 @@ def level_regions(values: np.ndarray, smallest: float) -> np.ndarray:
 
 def without_twins(masks: np.ndarray, overlap: float) -> np.ndarray:
     """The masks whose IoU with no earlier kept one is above ``overlap``, judged on every fourth pixel each way."""
-    coarse = masks[:, ::4, ::4].reshape(len(masks), -1).astype(np.float32)
-    area = coarse.sum(1)
-    shared = coarse @ coarse.T
-    iou = shared / np.maximum(area[:, None] + area - shared, 1)
-    kept: list[int] = []
-    for n in range(len(masks)):
-        if area[n] > 0 and (iou[n, kept] <= overlap).all():
-            kept.append(n)
-    return masks[kept]
+    first_is_best = -torch.arange(len(masks), dtype=torch.float32)
+    coarse = torch.from_numpy(np.ascontiguousarray(masks[:, ::4, ::4]))
+    return masks[np.sort(mask_nms(coarse, first_is_best, overlap).numpy())]

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-import scipy.linalg
-from scipy.sparse import csr_matrix
+from scipy.sparse import csr_matrix, diags, identity
 from scipy.sparse.csgraph import connected_components
+from scipy.sparse.linalg import ArpackNoConvergence, eigsh
 from skimage.color import rgb2lab
 from skimage.segmentation import slic
 
@@ -61,39 +61,46 @@ def superpixels(frame: np.ndarray, residual: np.ndarray, number: int) -> Superpi
     return Superpixels(labels, area, means[:, :3], means[:, 3], means[:, 4:], touching)
 
 
-def affinity(graph: Superpixels, *, motion_scale: float, colour_scale: float, hops: int = 3) -> np.ndarray:
-    """Weights between superpixels at most ``hops`` neighbours apart: float64 ``[N, N]``.
+def affinity(graph: Superpixels, *, motion_scale: float, colour_scale: float, hops: int = 4) -> csr_matrix:
+    """Weights between superpixels at most ``hops`` neighbours apart: sparse, symmetric, float64 ``[N, N]``.
 
     ``w = exp(-(|motion difference|^2 / motion_scale^2 + (|Lab difference|^2 + texture difference^2 / 4) /
-    colour_scale^2) / 2)``; 1e-6 for every other pair, so that the graph is connected.
+    colour_scale^2) / 2) + 1e-4``; the constant keeps the graph connected.
     """
-    near = np.eye(len(graph), dtype=np.float32)
-    reach = near + graph.touching
-    for _ in range(hops):
-        near = (near @ reach > 0).astype(np.float32)
-    look = np.concatenate([graph.colour, graph.texture[:, None] / 2], 1)
-    distance = _squared_distances(graph.motion / motion_scale) + _squared_distances(look / colour_scale)
-    return np.exp(-distance / 2) * near + 1e-6
+    step = csr_matrix(graph.touching, dtype=np.float32) + identity(len(graph), dtype=np.float32, format="csr")
+    near = step
+    for _ in range(hops - 1):
+        near = near @ step
+    rows, columns = near.nonzero()
+    cues = np.concatenate(
+        [graph.motion / motion_scale, graph.colour / colour_scale, graph.texture[:, None] / (2 * colour_scale)], 1
+    )
+    distance = ((cues[rows] - cues[columns]) ** 2).sum(1)
+    return csr_matrix((np.exp(-distance / 2) + 1e-4, (rows, columns)), shape=near.shape)
 
 
-def _squared_distances(points: np.ndarray) -> np.ndarray:
-    norms = (points**2).sum(1)
-    return np.maximum(norms[:, None] + norms[None] - 2 * points @ points.T, 0)
-
-
-def cut_vectors(weights: np.ndarray, number: int) -> np.ndarray:
+def cut_vectors(weights: csr_matrix, number: int) -> np.ndarray:
     """The generalised eigenvectors of (D - W, D) with the smallest eigenvalues, the constant one left out.
 
+    They are D^(-1/2) times the eigenvectors of D^(-1/2) W D^(-1/2) with the largest eigenvalues, which Lanczos finds
+    with sparse products alone. A vector that has not converged is left out.
+
     Returns:
-        float64 ``[N, K]`` with K = min(number, N - 1).
+        float64 ``[N, K]`` with K at most ``number``.
     """
-    number = min(number, len(weights) - 1)
+    size = weights.shape[0]
+    number = min(number, size - 2)
     if number < 1:
-        return np.zeros((len(weights), 0))
-    root = 1 / np.sqrt(weights.sum(1))
-    laplacian = np.eye(len(weights)) - root[:, None] * weights * root
-    _, vectors = scipy.linalg.eigh(laplacian, subset_by_index=[1, number])
-    return vectors * root[:, None]
+        return np.zeros((size, 0))
+    root = 1 / np.sqrt(np.asarray(weights.sum(1)).reshape(-1))
+    scaled = diags(root) @ weights @ diags(root)
+    start = np.random.default_rng(0).random(size)
+    try:
+        values, vectors = eigsh(scaled, number + 1, which="LA", v0=start, tol=1e-4, maxiter=2000)
+    except ArpackNoConvergence as error:
+        values, vectors = error.eigenvalues, error.eigenvectors
+    order = np.argsort(-values, kind="stable")[1:]
+    return vectors[:, order] * root[:, None]
 
 
 def connected_parts(graph: Superpixels, chosen: np.ndarray) -> list[np.ndarray]:
