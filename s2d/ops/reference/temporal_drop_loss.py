@@ -23,7 +23,7 @@ def draw_points(
 def uncertain(logits: Tensor, candidates: Tensor, chosen: int) -> Tensor:
     """The ``chosen`` candidates of each row with the smallest ``|logit|``."""
     with torch.no_grad():
-        index = (-sample(logits, candidates).abs()).topk(chosen, dim=1).indices
+        index = (-sample(logits, candidates).abs()).topk(chosen, dim=1, sorted=False).indices
     return candidates.gather(1, index[..., None].expand(-1, -1, 2))
 
 
