@@ -46,21 +46,27 @@ class OverlayPainter:
 
         Args:
             frame: uint8 ``[3, H, W]`` RGB.
-            masks: bool ``[N, H, W]``; the index is the instance, lower ones are painted on top.
+            masks: bool ``[N, H, W]``; the index is the instance. Where instances overlap, the lowest index is seen, as
+                in the label maps.
 
         Returns:
             uint8 ``[3, H, W]``.
         """
         picture = np.ascontiguousarray(frame.permute(1, 2, 0).numpy())
-        shown = [index for index in range(len(masks)) if bool(masks[index].any())]
-        self._places = {index: place for index, place in self._places.items() if index in shown}
-        for index in reversed(shown):
-            _fill_and_outline(picture, masks[index].numpy(), instance_colour(index), self.line)
+        seen: dict[int, np.ndarray] = {}
+        free = np.ones(picture.shape[:2], dtype=bool)
+        for index, mask in enumerate(masks.numpy()):
+            visible = mask & free
+            if visible.any():
+                seen[index] = visible
+                free &= ~mask
+        for index in reversed(seen):
+            _fill_and_outline(picture, seen[index], instance_colour(index), self.line)
         taken: list[np.ndarray] = []
-        for index in shown:
-            taken.append(self._label_place(index, masks[index].numpy(), taken))
-        for index, place in zip(reversed(shown), reversed(taken), strict=True):
-            _paste(picture, _label(index, self.text), place)
+        for index, mask in seen.items():
+            taken.append(self._label_place(index, mask, taken))
+            _paste(picture, _label(index, self.text), taken[-1])
+        self._places = dict(zip(seen, taken, strict=True))
         return torch.from_numpy(picture).permute(2, 0, 1).contiguous()
 
     def _label_place(self, index: int, mask: np.ndarray, taken: list[np.ndarray]) -> np.ndarray:
@@ -87,9 +93,7 @@ class OverlayPainter:
         row, column = np.unravel_index(int(np.argmax(depth)), depth.shape)
         target = (np.array([column, row]) + 0.5) * scale
         # A label glides: half of the way each frame.
-        place = target if index not in self._places else (self._places[index] + target) / 2
-        self._places[index] = place
-        return place
+        return target if index not in self._places else (self._places[index] + target) / 2
 
 
 def write_overlay(path: str | Path, video: Video, tracks: Tracks, *, progress: bool = True) -> None:

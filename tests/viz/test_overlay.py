@@ -79,13 +79,23 @@ def test_a_label_does_not_jump_with_a_small_change(frame):
     assert np.abs(np.diff([place[0] for place in places])).max() < 5
 
 
-def test_labels_of_masks_on_one_another_stand_side_by_side(frame, square):
+def test_labels_of_neighbours_stand_apart_and_in_their_masks(frame):
+    left, right = (torch.zeros(1, 120, 160, dtype=torch.bool) for _ in range(2))
+    left[0, 50:70, 60:80], right[0, 50:70, 80:100] = True, True
     painter = OverlayPainter((120, 160))
-    painter.paint(frame, square.repeat(3, 1, 1))
-    places = np.stack([painter._places[index] for index in range(3)])
-    apart = np.linalg.norm(places[:, None] - places[None], axis=-1)[~np.eye(3, dtype=bool)]
-    assert apart.min() >= painter.text - 1
-    assert all(square[0, int(y), int(x)] for x, y in places)
+    painter.paint(frame, torch.cat([left, right]))
+    assert painter._places[1][0] - painter._places[0][0] >= painter.text - 1
+    assert all(mask[0, int(y), int(x)] for mask, (x, y) in zip((left, right), painter._places.values(), strict=True))
+
+
+def test_where_masks_overlap_the_better_one_is_seen(frame, square):
+    around = torch.zeros_like(square)
+    around[0, 10:110, 20:140] = True
+    painted = OverlayPainter((120, 160)).paint(frame, torch.cat([square, around]))
+    alone = OverlayPainter((120, 160)).paint(frame, square)
+    assert torch.equal(painted[:, 45:90, 60:115], alone[:, 45:90, 60:115])
+    hidden = OverlayPainter((120, 160)).paint(frame, torch.cat([around, square]))
+    assert torch.equal(hidden, OverlayPainter((120, 160)).paint(frame, around))
 
 
 def test_a_mask_of_one_pixel_or_at_the_border_is_labelled_inside(frame):
