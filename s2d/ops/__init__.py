@@ -1,6 +1,7 @@
 """The operators. Each line is a room: one name in ``csrc``, ``kernels``, ``s2d/ops``, ``tests/ops`` and ``benchmarks/ops``."""
 
 from s2d.ops.bitmask import BitMasks, mask_area, mask_bbox, mask_iou, mask_nms, pack_masks, unpack_masks
+from s2d.ops.connected_components import connected_components, fill_holes, remove_small
 from s2d.ops.flow_warp_iou import WarpCounts, flow_compose, flow_consistency, flow_warp_counts, flow_warp_iou
 from s2d.ops.mask_cost import mask_cost
 from s2d.ops.masked_attention import attention_mask, attention_mask_from_features, masked_attention
@@ -17,6 +18,8 @@ __all__ = [
     "WarpCounts",
     "attention_mask",
     "attention_mask_from_features",
+    "connected_components",
+    "fill_holes",
     "flow_compose",
     "flow_consistency",
     "flow_warp_counts",
@@ -29,6 +32,7 @@ __all__ = [
     "masked_attention",
     "ms_deform_attn",
     "pack_masks",
+    "remove_small",
     "rle_area",
     "rle_bbox",
     "rle_decode",
