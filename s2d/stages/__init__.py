@@ -1,0 +1,1 @@
+"""The stages: each one file, one function and one command."""
