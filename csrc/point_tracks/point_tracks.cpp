@@ -2,8 +2,8 @@
 //
 // Time is the outer loop, so that all points of a step read the same two flow fields (6.6 MB at 480p in float32, where
 // a scene has hundreds); a float16 scene is widened one field at a time. A step of a point is eight loads of eight
-// bytes at random places: it is bound by their latency, which independent points of one loop hide. Threads own points
-// (or masks) and never share what they write.
+// bytes at random places: it is bound by their latency, which independent points of one loop hide. A thread owns points
+// (or masks) for all frames, so threads never wait for each other; they share nothing but the flow.
 //
 // Coverage keeps the live points of a mask in one compact stretch. What a frame's masks cover stands in one 64-bit word
 // a pixel (as many words as it takes beyond 64 masks), so that one load tells all masks a point landed in.
@@ -87,8 +87,7 @@ class Scene {
   const float* field(int64_t t) {
     if (!half_) return static_cast<const float*>(fields_.const_data_ptr()) + t * values_;
     const auto* in = static_cast<const _Float16*>(fields_.const_data_ptr()) + t * values_;
-    parallel_over(values_, 6,
-                  [&](int64_t begin, int64_t end) { widen(in + begin, buffer_.data() + begin, end - begin); });
+    widen(in, buffer_.data(), values_);
     return buffer_.data();
   }
 
@@ -218,21 +217,19 @@ class FrameWords {
     planes_ = words_for(number);
     const int64_t height = bounds_.height, width = bounds_.width, words = words_for(width);
     words_.resize(height * width * planes_);
-    parallel_over(height, width * planes_ * 8, [&](int64_t begin, int64_t end) {
-      std::fill(words_.begin() + begin * width * planes_, words_.begin() + end * width * planes_, 0);
-      for (int64_t m = 0; m < number; ++m) {
-        const uint64_t bit = 1ull << (m % kWordBits);
-        for (int64_t y = begin; y < end; ++y) {
-          const uint64_t* row = masks + (m * height + y) * words;
-          uint64_t* out = words_.data() + y * width * planes_ + m / kWordBits;
-          for (int64_t w = 0; w < words; ++w) {
-            for (uint64_t rest = row[w]; rest; rest &= rest - 1) {
-              out[(w * kWordBits + lowest_bit(rest)) * planes_] |= bit;
-            }
+    std::fill(words_.begin(), words_.end(), 0);
+    for (int64_t m = 0; m < number; ++m) {
+      const uint64_t bit = 1ull << (m % kWordBits);
+      for (int64_t y = 0; y < height; ++y) {
+        const uint64_t* row = masks + (m * height + y) * words;
+        uint64_t* out = words_.data() + y * width * planes_ + m / kWordBits;
+        for (int64_t w = 0; w < words; ++w) {
+          for (uint64_t rest = row[w]; rest; rest &= rest - 1) {
+            out[(w * kWordBits + lowest_bit(rest)) * planes_] |= bit;
           }
         }
       }
-    });
+    }
   }
 
   int64_t number() const { return number_; }
@@ -245,13 +242,6 @@ class FrameWords {
   std::vector<uint64_t> words_;
 };
 
-// What one thread needs to count distinct pixels.
-struct Scratch {
-  std::vector<uint8_t> seen;
-  std::vector<int32_t> pixels;
-  std::vector<int64_t> hits;
-};
-
 // Distinct pixels of the points, sorted.
 void distinct_pixels(const PointSet& points, const Bounds& bounds, std::vector<int32_t>& pixels) {
   pixels.clear();
@@ -261,114 +251,118 @@ void distinct_pixels(const PointSet& points, const Bounds& bounds, std::vector<i
   pixels.erase(std::unique(pixels.begin(), pixels.end()), pixels.end());
 }
 
-// Carries the two point sets of every mask of a scene through it and gathers what they see and cover.
+// The masks of a scene, frames ascending, and where those of each frame begin.
+struct SceneMasks {
+  const uint64_t* words;
+  const int64_t* frames;
+  int64_t number, length;
+  Bounds bounds;
+  std::vector<int64_t> begins;
+
+  SceneMasks(const uint64_t* words, const int64_t* frames, int64_t number, int64_t length, const Bounds& bounds)
+      : words(words), frames(frames), number(number), length(length), bounds(bounds) {
+    for (int64_t t = 0; t <= length; ++t) begins.push_back(std::lower_bound(frames, frames + number, t) - frames);
+  }
+
+  int64_t mask_words() const { return bounds.height * words_for(bounds.width); }
+  const uint64_t* mask(int64_t i) const { return words + i * mask_words(); }
+};
+
+// Carries the two point sets of the masks [begin, end) through the scene and gathers what they see and cover.
 class Coverage {
  public:
-  Coverage(const uint64_t* masks, const int64_t* frames, int64_t number, int64_t length, const Bounds& bounds,
-           const Grids& grids, float threshold, float* visibility)
-      : masks_(masks),
-        frames_(frames),
-        number_(number),
-        length_(length),
-        bounds_(bounds),
+  Coverage(const SceneMasks& scene, int64_t begin, int64_t end, const Grids& grids, float threshold, float* visibility,
+           std::vector<std::vector<Pair>>& pairs)
+      : scene_(scene),
+        begin_(begin),
+        end_(end),
         grids_(grids),
         threshold_(threshold),
         visibility_(visibility),
-        seen_(number),
-        carried_(number),
-        pairs_(number),
-        words_(bounds) {}
+        pairs_(pairs),
+        seen_(end - begin),
+        carried_(end - begin),
+        words_(scene.bounds) {}
 
   // One direction of time: `flow` leads on, `reverse` back.
   void sweep(bool up, Scene& flow, Scene& reverse) {
-    // Frames ascend, so the masks that have started are [begin, end): a prefix as time runs up, a suffix as it runs
-    // down.
-    int64_t begin = up ? 0 : number_, end = begin;
-    for (int64_t step = 0; step < length_; ++step) {
-      const int64_t t = up ? step : length_ - 1 - step, old_begin = begin, old_end = end;
-      if (up) {
-        while (end < number_ && frames_[end] == t) ++end;
-      } else {
-        while (begin > 0 && frames_[begin - 1] == t) --begin;
+    // The masks that have started: a prefix of ours as time runs up, a suffix as it runs down.
+    int64_t first = up ? begin_ : end_, last = first;
+    for (int64_t step = 0; step < scene_.length; ++step) {
+      const int64_t t = up ? step : scene_.length - 1 - step;
+      const int64_t fresh_first = std::clamp(scene_.begins[t], begin_, end_);
+      const int64_t fresh_last = std::clamp(scene_.begins[t + 1], begin_, end_);
+      if (first < last || fresh_first < fresh_last) {
+        words_.fill(scene_.mask(scene_.begins[t]), scene_.begins[t + 1] - scene_.begins[t]);
       }
-      const int64_t fresh_begin = up ? old_end : begin, fresh_end = up ? end : old_begin;
-      words_.fill(masks_ + fresh_begin * mask_words(), fresh_end - fresh_begin);
-      if (old_begin < old_end) {
+      if (first < last) {
         const int64_t field = up ? t - 1 : t;
         const float *leads = flow.field(field), *returns = reverse.field(field);
-        each(old_begin, old_end, [&](int64_t i, Scratch& scratch) {
-          seen_[i].advance(leads, returns, bounds_, scratch.seen);
-          carried_[i].advance(leads, returns, bounds_, scratch.seen);
-          count(i, t, fresh_begin, scratch);
-        });
+        for (int64_t i = first; i < last; ++i) {
+          seen_[i - begin_].advance(leads, returns, scene_.bounds, flags_);
+          carried_[i - begin_].advance(leads, returns, scene_.bounds, flags_);
+          count(i, t);
+        }
       }
-      each(fresh_begin, fresh_end, [&](int64_t i, Scratch& scratch) {
+      for (int64_t i = fresh_first; i < fresh_last; ++i) {
         start(i);
-        if (up) count(i, t, fresh_begin, scratch);
-      });
+        if (up) count(i, t);
+      }
+      first = up ? first : fresh_first;
+      last = up ? fresh_last : last;
     }
   }
 
-  // The pairs of every mask in turn, columns ascending.
-  std::vector<std::vector<Pair>>& pairs() {
-    each(0, number_, [&](int64_t i, Scratch&) {
+  // Pairs of a mask were found by direction: put their columns in order.
+  void finish() {
+    for (int64_t i = begin_; i < end_; ++i) {
       std::sort(pairs_[i].begin(), pairs_[i].end(), [](Pair a, Pair b) { return a.column < b.column; });
-    });
-    return pairs_;
+    }
   }
 
  private:
-  int64_t mask_words() const { return bounds_.height * words_for(bounds_.width); }
-
-  template <typename Body>
-  void each(int64_t begin, int64_t end, const Body& body) {
-    parallel_over(end - begin, kPointsPerMask * kStepBytes, [&](int64_t first, int64_t last) {
-      Scratch scratch;
-      for (int64_t i = begin + first; i < begin + last; ++i) body(i, scratch);
-    });
-  }
-
   void start(int64_t i) {
-    const uint64_t* mask = masks_ + i * mask_words();
+    const uint64_t* mask = scene_.mask(i);
     int64_t area = 0;
-    for (int64_t w = 0; w < mask_words(); ++w) area += popcount(mask[w]);
-    seen_[i] = grid_points(mask, bounds_, grids_.visibility, grids_.least_points);
+    for (int64_t w = 0; w < scene_.mask_words(); ++w) area += popcount(mask[w]);
+    seen_[i - begin_] = grid_points(mask, scene_.bounds, grids_.visibility, grids_.least_points);
     const int64_t lines = cover_lines(area, grids_.least, grids_.most, grids_.area_per_line);
-    carried_[i] = grid_points(mask, bounds_, lines, grids_.least_points);
+    carried_[i - begin_] = grid_points(mask, scene_.bounds, lines, grids_.least_points);
   }
 
-  void count(int64_t i, int64_t t, int64_t first_column, Scratch& scratch) {
-    const PointSet& seen = seen_[i];
+  void count(int64_t i, int64_t t) {
+    const PointSet& seen = seen_[i - begin_];
     if (seen.first > 0) {
       const double share = static_cast<double>(seen.x.size()) / static_cast<double>(seen.first);
-      visibility_[i * length_ + t] = static_cast<float>(share);
+      visibility_[i * scene_.length + t] = static_cast<float>(share);
     }
-    distinct_pixels(carried_[i], bounds_, scratch.pixels);
-    if (scratch.pixels.empty() || words_.number() == 0) return;
-    scratch.hits.assign(words_.number(), 0);
-    for (const int32_t pixel : scratch.pixels) {
+    distinct_pixels(carried_[i - begin_], scene_.bounds, pixels_);
+    if (pixels_.empty() || words_.number() == 0) return;
+    hits_.assign(words_.number(), 0);
+    for (const int32_t pixel : pixels_) {
       const uint64_t* word = words_.at(pixel);
       for (int64_t plane = 0; plane < words_.planes(); ++plane) {
-        for (uint64_t rest = word[plane]; rest; rest &= rest - 1) ++scratch.hits[plane * kWordBits + lowest_bit(rest)];
+        for (uint64_t rest = word[plane]; rest; rest &= rest - 1) ++hits_[plane * kWordBits + lowest_bit(rest)];
       }
     }
-    const auto total = static_cast<double>(scratch.pixels.size());
+    const auto total = static_cast<double>(pixels_.size());
     for (int64_t j = 0; j < words_.number(); ++j) {
-      const auto share = static_cast<float>(static_cast<double>(scratch.hits[j]) / total);
-      if (share > threshold_) pairs_[i].push_back({first_column + j, share});
+      const auto share = static_cast<float>(static_cast<double>(hits_[j]) / total);
+      if (share > threshold_) pairs_[i].push_back({scene_.begins[t] + j, share});
     }
   }
 
-  const uint64_t* masks_;
-  const int64_t* frames_;
-  int64_t number_, length_;
-  Bounds bounds_;
+  const SceneMasks& scene_;
+  int64_t begin_, end_;
   Grids grids_;
   float threshold_;
   float* visibility_;
+  std::vector<std::vector<Pair>>& pairs_;
   std::vector<PointSet> seen_, carried_;
-  std::vector<std::vector<Pair>> pairs_;
   FrameWords words_;
+  std::vector<uint8_t> flags_;
+  std::vector<int32_t> pixels_;
+  std::vector<int64_t> hits_;
 };
 
 void check_frames(const int64_t* frames, int64_t number, int64_t length, bool ascending, const char* op) {
@@ -405,23 +399,21 @@ std::tuple<Tensor, Tensor> track_points(const Tensor& points, const Tensor& fram
       for (int64_t g = 0; g < number; ++g) seen[t * number + g] = frames[g] == t && bounds.hold(given[g]);
     }
   });
-  Scene leads(forward), returns(backward);
-  const auto sweep = [&](bool up) {
-    for (int64_t step = 1; step < length; ++step) {
-      const int64_t to = up ? step : length - 1 - step, from = up ? to - 1 : to + 1, field = up ? from : to;
-      const float *ahead = leads.field(field), *back = returns.field(field);
-      parallel_over((number + kBlock - 1) / kBlock, kBlock * kStepBytes, [&](int64_t begin, int64_t end) {
+  parallel_over((number + kBlock - 1) / kBlock, kBlock * kStepBytes * length, [&](int64_t begin, int64_t end) {
+    Scene leads(forward), returns(backward);
+    for (const bool up : {true, false}) {
+      for (int64_t step = 1; step < length; ++step) {
+        const int64_t to = up ? step : length - 1 - step, from = up ? to - 1 : to + 1, field = up ? from : to;
+        const float *ahead = leads.field(field), *back = returns.field(field);
         for (int64_t g = begin * kBlock; g < std::min(end * kBlock, number); g += kBlock) {
-          const int64_t stop = std::min(g + kBlock, number);
+          const int64_t count = std::min(kBlock, number - g);
           step_block(up ? ahead : back, up ? back : ahead, bounds, frames + g, from, up ? 1 : -1,
                      place + from * number + g, seen + from * number + g, place + to * number + g,
-                     seen + to * number + g, stop - g);
+                     seen + to * number + g, count);
         }
-      });
+      }
     }
-  };
-  sweep(true);
-  sweep(false);
+  });
   return {tracks, visible};
 }
 
@@ -444,14 +436,19 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> track_coverage(const Tensor& words, i
   const auto* frame = static_cast<const int64_t*>(origin.const_data_ptr());
   check_frames(frame, number, length, true, "track_coverage");
   Tensor visibility = torch::stable::new_zeros(masks, {number, length}, ScalarType::Float);
-  Coverage coverage(reinterpret_cast<const uint64_t*>(masks.const_data_ptr()), frame, number, length,
-                    Bounds(height, width), {visibility_grid, least_lines, most_lines, area_per_line, least_points},
-                    static_cast<float>(threshold), static_cast<float*>(visibility.mutable_data_ptr()));
-  Scene ahead(forward), back(backward);
-  coverage.sweep(true, ahead, back);
-  coverage.sweep(false, back, ahead);
+  const SceneMasks scene(static_cast<const uint64_t*>(masks.const_data_ptr()), frame, number, length,
+                         Bounds(height, width));
+  const Grids grids{visibility_grid, least_lines, most_lines, area_per_line, least_points};
+  auto* seen = static_cast<float*>(visibility.mutable_data_ptr());
+  std::vector<std::vector<Pair>> pairs(number);
+  parallel_over(number, kPointsPerMask * kStepBytes * length, [&](int64_t begin, int64_t end) {
+    Coverage part(scene, begin, end, grids, static_cast<float>(threshold), seen, pairs);
+    Scene ahead(forward), back(backward);
+    part.sweep(true, ahead, back);
+    part.sweep(false, back, ahead);
+    part.finish();
+  });
 
-  auto& pairs = coverage.pairs();
   Tensor offsets = torch::stable::new_empty(masks, {number + 1}, ScalarType::Long);
   auto* offset = static_cast<int64_t*>(offsets.mutable_data_ptr());
   offset[0] = 0;
