@@ -25,7 +25,7 @@ def connected_components(
         impl: ``"native"`` or ``"reference"``; None chooses for the device.
 
     Returns:
-        labels: int32 ``[..., H, W]``: 0 where unset, else 1, 2, ... in the order of the parts' first pixels, row by row.
+        labels: int32 ``[..., H, W]``: 0 where unset, else 1, 2, ... in the order of their first pixels, row by row.
         areas: int32 ``[..., H, W]``: the number of pixels of the part a pixel belongs to, 0 where unset.
 
     Raises:
