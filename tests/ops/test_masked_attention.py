@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from s2d.ops import attention_mask, attention_mask_from_features, masked_attention, pack_masks, unpack_masks
-from s2d.testing.cases.masked_attention import CASES, make
+from s2d.testing.cases.masked_attention import CASES, Case, make
 
 
 def attended_keys(mask, keep, keys):
@@ -102,10 +102,9 @@ def test_what_is_not_attended_has_no_influence(poison):
 
 
 def test_gradients():
-    q, k, v, mask, keep = make(CASES[2], torch.float64)
-    inputs = [tensor[..., :2, :3].clone().requires_grad_() if tensor is q else tensor[..., :3] for tensor in (q, k, v)]
-    k, v = (tensor.clone().requires_grad_() for tensor in inputs[1:])
-    assert torch.autograd.gradcheck(lambda *x: masked_attention(*x, mask[:, :2], keep), (inputs[0], k, v))
+    q, k, v, mask, keep = make(Case("gradients", 1, 2, (2, 3), 3, 2, 2), torch.float64)
+    inputs = [tensor.requires_grad_() for tensor in (q, k, v)]
+    assert torch.autograd.gradcheck(lambda *x: masked_attention(*x, mask, keep), inputs)
 
 
 def test_mask_bits_follow_the_rounded_sigmoid():

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from s2d.ops import ms_deform_attn
-from s2d.testing.cases.ms_deform_attn import CASES, make
+from s2d.testing.cases.ms_deform_attn import CASES, Case, make
 from s2d.testing.numeric import assert_within_budget
 
 pytestmark = pytest.mark.usefixtures("nan_memory")
@@ -87,9 +87,8 @@ def test_no_queries_give_nothing(impl):
 
 @both
 def test_gradients(impl):
-    value, shapes, locations, weights = make(CASES[1], torch.float64)
-    inputs = [value, locations[:, :2], weights[:, :2]]
-    inputs = [tensor.clone().requires_grad_() for tensor in inputs]
+    value, shapes, locations, weights = make(Case("gradients", 1, 2, 2, 2, ((3, 2), (1, 4)), 2), torch.float64)
+    inputs = [tensor.requires_grad_() for tensor in (value, locations, weights)]
     assert torch.autograd.gradcheck(lambda v, p, a: ms_deform_attn(v, shapes, p, a, impl=impl), inputs)
 
 
@@ -133,7 +132,7 @@ def test_the_number_of_threads_changes_nothing():
 
 
 def test_registered_as_torch_expects():
-    value, shapes, locations, weights = make(CASES[1], torch.float64)
+    value, shapes, locations, weights = make(Case("one", 1, 3, 2, 3, ((3, 2), (1, 4)), 2), torch.float64)
     inputs = (value.requires_grad_(), shapes, locations.requires_grad_(), weights.requires_grad_())
     torch.library.opcheck(torch.ops.s2d.ms_deform_attn.default, inputs)
 
