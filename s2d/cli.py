@@ -133,7 +133,6 @@ def run_command(
 def propose_command(
     video: VideoArgument,
     output: Output,
-    seed: Seed = 0,
     threads: Threads = None,
     working_short_side: WorkingSide = 360,
     overwrite: Overwrite = False,

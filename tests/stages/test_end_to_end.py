@@ -7,7 +7,9 @@ import signal
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from s2d.cli import app
 from s2d.data.synthetic import SyntheticSettings, generate_clip
 from s2d.data.video import write_video
 from s2d.data.ytvis import read_ytvis, write_ytvis
@@ -150,3 +152,26 @@ def test_interrupted_and_continued_gives_the_same_bytes(
     for file in ("tracks.json", "keymasks.json", "work/proposals.json", "masks/00007.png"):
         assert (out / file).read_bytes() == (whole / file).read_bytes(), file
     assert not list(out.rglob("*.partial*"))
+
+
+def test_the_commands_do_one_stage_each_and_pass_files_on(clip_path, settings, tmp_path):
+    def s2d(*arguments):
+        result = CliRunner().invoke(app, [*map(str, arguments), "--threads", "1", "--quiet"])
+        assert result.exit_code == 0, result.stderr
+        return result
+
+    proposals, keymasks, model, tracks = (
+        tmp_path / name for name in ("proposals.json", "keymasks.json", "model.pt", "tracks.json")
+    )
+    s2d("propose", clip_path, "-o", proposals)
+    s2d("discover", clip_path, proposals, "-o", keymasks)
+    s2d("distill", clip_path, keymasks, "-o", model, "--recipe", settings.recipe)
+    s2d("predict", clip_path, "--weights", model, "-o", tracks)
+    assert {path.name for path in tmp_path.iterdir()} == {p.name for p in (proposals, keymasks, model, tracks)}
+    assert len(read_ytvis(keymasks)[0]) >= 1
+    assert read_ytvis(tracks)[0].size == (72, 120)
+    table = CliRunner().invoke(app, ["evaluate", str(keymasks), str(clip_path.with_suffix(".json"))])
+    assert float(table.output.splitlines()[2].split()[1]) > 0.3
+    again = CliRunner().invoke(app, ["propose", str(clip_path), "-o", str(proposals)])
+    assert again.exit_code == 2
+    assert "--overwrite" in again.stderr
