@@ -37,7 +37,7 @@ def distill(
 
     A round on ``"keymasks"`` learns from the frames that have one (Temporal DropLoss); a frame without says nothing. A
     round on ``"predictions"`` learns from what the teacher of the round before predicts on every frame, instances whose
-    score reaches the recipe's threshold; where none does, it goes on with the annotations it has. Frames are read once,
+    score reaches the round's threshold; where none does, it goes on with the annotations it has. Frames are read once,
     at the size the model is trained for, at most ``clips.max_frames`` of them, those nearest to keymasks.
 
     Args:
@@ -99,7 +99,7 @@ def _prediction_data(data: AnnotatedFrames, trainer: Trainer, index: int, progre
     seen = predict(
         Video.from_frames(data.frames, name="distill"),
         trainer.teacher.model,
-        PredictSettings(top_k=trainer.recipe.teacher.most, score_threshold=trainer.recipe.teacher.threshold),
+        PredictSettings(top_k=trainer.recipe.teacher.most, score_threshold=trainer.recipe.rounds[index].threshold),
         progress=progress,
     )
     if len(seen):

@@ -89,6 +89,7 @@ class RoundSettings:
         steps: fixed number of optimizer steps.
         distill_from: step from which the teacher's predictions are further targets; None: never.
         rate: factor on the learning rate.
+        threshold: least score of a prediction that becomes an annotation of a round on ``"predictions"``.
     """
 
     name: str
@@ -96,3 +97,4 @@ class RoundSettings:
     steps: int
     distill_from: int | None = None
     rate: float = 1.0
+    threshold: float = 0.75
