@@ -7,6 +7,8 @@ model pixel, as a mask of stride 4 says nothing finer, and evaluated on the pixe
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 import torch
@@ -39,8 +41,9 @@ def refined_masks(mask_logits: Tensor, frames: Tensor, inner: tuple[int, int]) -
     radius = max(1, round(_CELLS * _CELL * grid[0] / inner[0]))
     words = []
     for t in range(frames.shape[0]):
-        frame = frames[t].permute(1, 2, 0).numpy().astype(np.float32) / 255
-        guide = _GuidedFilter(_resized(frame, grid, cv2.INTER_AREA), radius)
+        # Planes, not pixels of three channels: the arithmetic below then runs along rows.
+        frame = [plane.numpy().astype(np.float32) / 255 for plane in frames[t]]
+        guide = _GuidedFilter([_resized(plane, grid, cv2.INTER_AREA) for plane in frame], radius)
         chances = upsample_masks(mask_logits[:, t : t + 1], inner, grid)[:, 0].sigmoid() - 0.5
         masks = [guide(chance, frame) > 0 for chance in chances.numpy()]
         words.append(pack_masks(torch.from_numpy(np.stack(masks))).words)
@@ -50,43 +53,44 @@ def refined_masks(mask_logits: Tensor, frames: Tensor, inner: tuple[int, int]) -
 class _GuidedFilter:
     """The part of the filter that depends on the frame alone, and so serves all masks of it."""
 
-    def __init__(self, guide: np.ndarray, radius: int) -> None:
+    def __init__(self, guide: list[np.ndarray], radius: int) -> None:
         self.guide, self.radius = guide, radius
-        self.mean = self._box(guide)
-        red, green, blue = cv2.split(guide)
-        mean_red, mean_green, mean_blue = cv2.split(self.mean)
-        rr = self._box(red * red) - mean_red * mean_red + _FLAT
-        gg = self._box(green * green) - mean_green * mean_green + _FLAT
-        bb = self._box(blue * blue) - mean_blue * mean_blue + _FLAT
-        rg = self._box(red * green) - mean_red * mean_green
-        rb = self._box(red * blue) - mean_red * mean_blue
-        gb = self._box(green * blue) - mean_green * mean_blue
-        cofactors = (gg * bb - gb * gb, gb * rb - rg * bb, rg * gb - gg * rb)
-        determinant = rr * cofactors[0] + rg * cofactors[1] + rb * cofactors[2]
-        lower = (rr * bb - rb * rb, rb * rg - rr * gb, rr * gg - rg * rg)
+        self.means = [self._box(plane) for plane in guide]
+        covariance = [
+            self._box(guide[i] * guide[j]) - self.means[i] * self.means[j] + (_FLAT if i == j else 0)
+            for i, j in ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2))
+        ]
+        rr, rg, rb, gg, gb, bb = covariance
+        first = (gg * bb - gb * gb, gb * rb - rg * bb, rg * gb - gg * rb)
+        rest = (rr * bb - rb * rb, rb * rg - rr * gb, rr * gg - rg * rg)
+        determinant = rr * first[0] + rg * first[1] + rb * first[2]
         # The inverse of the colours' covariance around every pixel: xx, xy, xz, yy, yz, zz.
-        self.inverse = [part / determinant for part in (*cofactors, *lower)]
+        self.inverse = [part / determinant for part in (*first, *rest)]
 
-    def __call__(self, mask: np.ndarray, frame: np.ndarray) -> np.ndarray:
-        """The filtered mask ``[h, w]`` at the size of ``frame`` ``[H, W, 3]``."""
+    def __call__(self, mask: np.ndarray, frame: list[np.ndarray]) -> np.ndarray:
+        """The filtered mask ``[h, w]`` at the size of ``frame``, planes ``[H, W]``."""
         mean = self._box(mask)
-        shared = self._box(self.guide * mask[..., None]) - self.mean * mean[..., None]
-        red, green, blue = cv2.split(shared)
+        shared = [self._box(plane * mask) - own * mean for plane, own in zip(self.guide, self.means, strict=True)]
         xx, xy, xz, yy, yz, zz = self.inverse
-        slope = cv2.merge(
-            [xx * red + xy * green + xz * blue, xy * red + yy * green + yz * blue, xz * red + yz * green + zz * blue]
-        )
-        level = mean - (slope * self.mean).sum(-1)
-        size = frame.shape[:2]
-        slope, level = (_resized(self._box(part), size, cv2.INTER_LINEAR) for part in (slope, level))
-        return (slope * frame).sum(-1) + level
+        slopes = [_weighted(row, shared) for row in ((xx, xy, xz), (xy, yy, yz), (xz, yz, zz))]
+        level = mean - _weighted(slopes, self.means)
+        size = frame[0].shape
+        *slopes, level = (_resized(self._box(part), size, cv2.INTER_LINEAR) for part in (*slopes, level))
+        return _weighted(slopes, frame) + level
 
     def _box(self, image: np.ndarray) -> np.ndarray:
         side = 2 * self.radius + 1
         return cv2.boxFilter(image, -1, (side, side), borderType=cv2.BORDER_REFLECT)
 
 
+def _weighted(weights: Sequence[np.ndarray], planes: Sequence[np.ndarray]) -> np.ndarray:
+    total = weights[0] * planes[0]
+    for weight, plane in zip(weights[1:], planes[1:], strict=True):
+        total += weight * plane
+    return total
+
+
 def _resized(image: np.ndarray, size: tuple[int, int], interpolation: int) -> np.ndarray:
-    if image.shape[:2] == size:
+    if image.shape == size:
         return image
     return cv2.resize(image, size[::-1], interpolation=interpolation)

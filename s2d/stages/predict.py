@@ -128,7 +128,9 @@ def _spans(frames: int, settings: PredictSettings) -> list[tuple[int, int]]:
 @torch.inference_mode()
 def _predict_window(video: Video, model: VideoMask2Former, settings: PredictSettings, start: int, stop: int) -> _Window:
     inner, outer = input_size(video.source_size, model.config), video.source_size
-    clip = video.resized(size=inner).clip(start, stop)
+    source = video.resized(size=outer).clip(start, stop) if settings.refine else None
+    # Decoded once where the frames are needed at both sizes.
+    clip = video.resized(size=inner).clip(start, stop) if source is None else _shrunk(source, inner)
     keep = None
     if start > 0 and stop - start < settings.window:
         # A short last window is filled up with hidden copies, so that time means the same to the model in all windows.
@@ -143,10 +145,14 @@ def _predict_window(video: Video, model: VideoMask2Former, settings: PredictSett
     kept = mask_nms(bits, scores[: len(queries)], settings.nms_threshold)
     kept = kept[mask_area(bits).sum(1)[kept] > 0]
     bits = bits[kept]
-    if settings.refine and len(kept):
-        bits = refined_masks(masks[kept].cpu(), video.resized(size=outer).clip(start, stop), inner)
+    if source is not None and len(kept):
+        bits = refined_masks(masks[kept].cpu(), source, inner)
     rle = rle_encode(BitMasks(bits.words.view(-1, *bits.words.shape[2:]), bits.width))
     return _Window(start, stop, queries[kept].clone(), scores[kept].clone(), rle)
+
+
+def _shrunk(frames: Tensor, size: tuple[int, int]) -> Tensor:
+    return Video.from_frames(frames).resized(size=size).clip(0, len(frames))
 
 
 def _stitch(windows: Sequence[_Window], video: Video, settings: PredictSettings) -> Tracks:
