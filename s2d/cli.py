@@ -141,12 +141,11 @@ def propose_command(
 ) -> None:
     """Masks of single frames, by motion (COCO json)."""
     from s2d.data.coco import write_proposals
-    from s2d.data.video import open_video
     from s2d.stages.job import file_job
     from s2d.stages.propose import ProposeSettings, propose
     from s2d.stages.workspace import identify
 
-    opened = open_video(video, short_side=working_short_side)
+    opened = _open(video, short_side=working_short_side)
     settings = ProposeSettings()
     fingerprint = {"input": identify(video), "settings": settings, "size": opened.size}
     with file_job(output, fingerprint, threads=threads, overwrite=overwrite, resume=resume) as work:
@@ -167,14 +166,13 @@ def discover_command(
     quiet: Quiet = False,
 ) -> None:
     """Keymasks: instances on some frames (YTVIS json)."""
-    from s2d.data.video import open_video
     from s2d.data.ytvis import write_ytvis
     from s2d.stages.discover import DiscoverSettings, discover
     from s2d.stages.job import file_job
     from s2d.stages.propose import load_proposals
     from s2d.stages.workspace import identify
 
-    opened = open_video(video, short_side=working_short_side)
+    opened = _open(video, short_side=working_short_side)
     masks = load_proposals(proposals, opened)
     settings = DiscoverSettings(scoring=scoring)
     fingerprint = {
@@ -203,7 +201,6 @@ def distill_command(
 ) -> None:
     """Train the model on the keymasks of a video."""
     from s2d.data.types import Keymasks
-    from s2d.data.video import open_video
     from s2d.data.ytvis import read_ytvis
     from s2d.models.checkpoint import save_checkpoint
     from s2d.stages.distill import distill
@@ -211,7 +208,7 @@ def distill_command(
     from s2d.stages.workspace import identify
     from s2d.training.recipe import load_recipe
 
-    opened = open_video(video, decoder=decoder)
+    opened = _open(video, decoder=decoder)
     found = [item for item in read_ytvis(keymasks) if isinstance(item, Keymasks)]
     if len(found) != 1:
         raise InputError(f"expected the keymasks of one video in {keymasks}, got those of {len(found)}")
@@ -234,14 +231,13 @@ def predict_command(
     quiet: Quiet = False,
 ) -> None:
     """Instance tracks on all frames (YTVIS json)."""
-    from s2d.data.video import open_video
     from s2d.data.ytvis import write_ytvis
     from s2d.models.checkpoint import load_checkpoint
     from s2d.stages.job import file_job
     from s2d.stages.predict import PredictSettings, predict
     from s2d.stages.workspace import identify
 
-    opened = open_video(video, decoder=decoder)
+    opened = _open(video, decoder=decoder)
     model = load_checkpoint(weights)
     settings = PredictSettings()
     fingerprint = {"input": identify(video), "weights": identify(weights), "settings": settings}
@@ -269,6 +265,16 @@ def evaluate_command(
     if video is not None:
         truth = select_video(truth, video)
     print(evaluate(load_predictions(predictions), truth, metric).text())
+
+
+def _open(video: Path, **options: Any) -> Any:
+    """The video; what a user should know about it goes to stderr."""
+    from s2d.data.video import open_video
+
+    opened = open_video(video, **options)
+    for note in opened.notes:
+        print(f"s2d: {note}", file=sys.stderr)
+    return opened
 
 
 def _summary(result: Any) -> str:

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 import s2d
 from s2d import cli
 from s2d.data.types import Tracks
+from s2d.data.video import write_video
 from s2d.data.ytvis import write_ytvis
 from s2d.ops import rle_encode
 
@@ -130,3 +131,14 @@ def test_evaluate_prints_the_numbers(invoke, tmp_path, tracks):
     assert "got 'cat'" in invoke("evaluate", run_folder, tmp_path / "truth.json", "--video", "cat").stderr
     refused = invoke("evaluate", run_folder, tmp_path / "truth.json", "--video", "clip", "--metric", "x")
     assert "one of all, tube, j, ytvis" in refused.stderr
+
+
+def test_a_truncated_video_is_told(invoke, tmp_path):
+    frames = torch.randint(0, 255, (40, 3, 64, 64), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    write_video(tmp_path / "whole.mp4", frames, 25)
+    content = (tmp_path / "whole.mp4").read_bytes()
+    (tmp_path / "cut.mp4").write_bytes(content[: len(content) // 2])
+    (tmp_path / "broken.json").write_text("{")
+    result = invoke("discover", tmp_path / "cut.mp4", tmp_path / "broken.json", "-o", tmp_path / "keymasks.json")
+    assert result.exit_code == 2
+    assert "of 40 frames: the file ends early" in result.stderr
