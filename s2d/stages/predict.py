@@ -19,8 +19,13 @@ from s2d.data.video import Video
 from s2d.errors import InputError
 from s2d.models import VideoMask2Former
 from s2d.models.inference import best_queries, binary_masks, input_size
-from s2d.ops import RLE, BitMasks, mask_area, mask_iou, mask_nms, rle_area, rle_decode, rle_encode
+from s2d.ops import RLE, BitMasks, mask_area, mask_iou, rle_area, rle_decode, rle_encode
 from s2d.stages._refine import refined_masks
+
+# Pixels of the source that refinement holds at a time.
+_SOURCE_BYTES = 1 << 27
+# Share of the threshold from which on a query is followed.
+_ENTRY = 0.75
 
 
 @dataclass(frozen=True)
@@ -31,15 +36,16 @@ class PredictSettings:
         window: frames that enter the model at once; a longer video is cut into windows.
         overlap: frames that neighbouring windows share, at most half a window; tracks are stitched there.
         top_k: the most queries that a window can give.
-        score_threshold: tracks below it are dropped, in [0, 1]. A query enters a window from half of it on, so that a
-            track outlives a weak moment.
-        nms_threshold: of two queries of a window whose tubes overlap by more than this IoU, the weaker is dropped.
+        score_threshold: tracks below it are dropped, in [0, 1]. A query enters a window from three quarters of it on,
+            so that a track outlives a weak moment.
+        nms_threshold: a track is dropped if its tube overlaps a better one's by more than this IoU, taken over the
+            frames that show it.
         stitch_iou: the least IoU, over the shared frames, of two tubes that are stitched.
         refine: draw the masks to the edges of the frames (a guided filter) instead of enlarging them alone.
     """
 
-    window: int = 24
-    overlap: int = 6
+    window: int = 32
+    overlap: int = 8
     top_k: int = 50
     score_threshold: float = 0.5
     nms_threshold: float = 0.75
@@ -70,11 +76,6 @@ class _Window:
         """Where the masks of every query in some frames of the video lie in ``rle``: int64 ``[K, len(frames)]``."""
         inside = torch.arange(frames.start - self.start, frames.stop - self.start)
         return torch.arange(len(self.queries))[:, None] * (self.stop - self.start) + inside
-
-    def tubes(self, frames: range) -> BitMasks:
-        rows = self.rows(frames)
-        flat = rle_decode(self.rle[rows.flatten()])
-        return BitMasks(flat.words.view(*rows.shape, *flat.words.shape[1:]), flat.width)
 
 
 def predict(
@@ -128,9 +129,7 @@ def _spans(frames: int, settings: PredictSettings) -> list[tuple[int, int]]:
 @torch.inference_mode()
 def _predict_window(video: Video, model: VideoMask2Former, settings: PredictSettings, start: int, stop: int) -> _Window:
     inner, outer = input_size(video.source_size, model.config), video.source_size
-    source = video.resized(size=outer).clip(start, stop) if settings.refine else None
-    # Decoded once where the frames are needed at both sizes.
-    clip = video.resized(size=inner).clip(start, stop) if source is None else _shrunk(source, inner)
+    clip = video.resized(size=inner).clip(start, stop)
     keep = None
     if start > 0 and stop - start < settings.window:
         # A short last window is filled up with hidden copies, so that time means the same to the model in all windows.
@@ -139,20 +138,28 @@ def _predict_window(video: Video, model: VideoMask2Former, settings: PredictSett
         keep = (torch.arange(settings.window) < stop - start)[None].to(model.pixel_mean.device)
     output = model(clip[None].to(model.pixel_mean.device), keep)
     scores, queries = best_queries(output["pred_logits"][0].float().cpu(), settings.top_k)
-    queries = queries[scores >= settings.score_threshold / 2]
+    queries = queries[scores >= _ENTRY * settings.score_threshold]
     masks = output["pred_masks"][0, queries.to(model.pixel_mean.device), : stop - start].float()
-    bits = binary_masks(masks, inner, outer).to("cpu")
-    kept = mask_nms(bits, scores[: len(queries)], settings.nms_threshold)
-    kept = kept[mask_area(bits).sum(1)[kept] > 0]
-    bits = bits[kept]
-    if source is not None and len(kept):
-        bits = refined_masks(masks[kept].cpu(), source, inner)
+    seen = (masks > 0).flatten(1).any(1).cpu()
+    masks, queries, scores = masks[seen.to(masks.device)], queries[seen], scores[: len(queries)][seen]
+    if settings.refine and len(queries):
+        bits = _refined(masks.cpu(), video, start, inner)
+    else:
+        bits = binary_masks(masks, inner, outer).to("cpu")
     rle = rle_encode(BitMasks(bits.words.view(-1, *bits.words.shape[2:]), bits.width))
-    return _Window(start, stop, queries[kept].clone(), scores[kept].clone(), rle)
+    return _Window(start, stop, queries.clone(), scores.clone(), rle)
 
 
-def _shrunk(frames: Tensor, size: tuple[int, int]) -> Tensor:
-    return Video.from_frames(frames).resized(size=size).clip(0, len(frames))
+def _refined(mask_logits: Tensor, video: Video, start: int, inner: tuple[int, int]) -> BitMasks:
+    """`refined_masks` of the frames from ``start`` on, few enough at once to bound the memory of their pixels."""
+    height, width = video.source_size
+    at_once = max(1, _SOURCE_BYTES // (3 * height * width))
+    source = video.resized(size=video.source_size)
+    parts = [
+        refined_masks(part, source.clip(start + first, start + first + part.shape[1]), inner).words
+        for first, part in zip(range(0, mask_logits.shape[1], at_once), mask_logits.split(at_once, dim=1), strict=True)
+    ]
+    return BitMasks(torch.cat(parts, dim=1), width)
 
 
 def _stitch(windows: Sequence[_Window], video: Video, settings: PredictSettings) -> Tracks:
@@ -191,7 +198,33 @@ def _assemble(windows: Sequence[_Window], source: Tensor, video: Video, settings
     scores = (of_masks[source].sum(1) / annotated.sum(1)).float()
     order = torch.argsort(scores, descending=True, stable=True)
     order = order[scores[order] >= settings.score_threshold]
+    overlaps = _overlaps(rle, source[order], settings.window)
+    kept: list[int] = []
+    for track in range(len(order)):
+        if all(overlaps[track, better] <= settings.nms_threshold for better in kept):
+            kept.append(track)
+    order = order[kept]
     return Tracks(video.name, video.source_size, rle[source[order].flatten()], annotated[order], scores[order])
+
+
+def _overlaps(rle: RLE, source: Tensor, at_once: int) -> Tensor:
+    """IoU ``[N, N]`` of every track with those before it, over the frames that show it; a few frames at a time."""
+    shared = torch.zeros(len(source), len(source), dtype=torch.int64)
+    for frames in source.split(at_once, dim=1):
+        bits = _decoded(rle, frames)
+        for track in range(len(source)):
+            common = BitMasks(bits.words[track] & bits.words[: track + 1], bits.width)
+            shared[track, : track + 1] += mask_area(common).sum(1)
+    # A part of a better track is its duplicate too, however short: areas count in the frames of the row's track.
+    areas = rle_area(rle)[source]
+    area = (areas > 0).long() @ areas.T
+    return shared / (area.diagonal()[:, None] + area - shared).clamp(min=1)
+
+
+def _decoded(rle: RLE, rows: Tensor) -> BitMasks:
+    """Tubes ``[N, T, H, W]`` from the places of their masks, int64 ``[N, T]``."""
+    flat = rle_decode(rle[rows.flatten()])
+    return BitMasks(flat.words.view(*rows.shape, *flat.words.shape[1:]), flat.width)
 
 
 def _partners(earlier: _Window, later: _Window, shared: range, settings: PredictSettings) -> dict[int, int]:
@@ -199,7 +232,7 @@ def _partners(earlier: _Window, later: _Window, shared: range, settings: Predict
     same = earlier.queries[:, None] == later.queries[None, :]
     if same.numel() == 0 or len(shared) == 0:
         return {}
-    before, after = earlier.tubes(shared), later.tubes(shared)
+    before, after = (_decoded(window.rle, window.rows(shared)) for window in (earlier, later))
     unseen = (mask_area(before).sum(1)[:, None] + mask_area(after).sum(1)[None, :]) == 0
     iou = mask_iou(before, after)
     allowed = (iou >= settings.stitch_iou) | (unseen & same)

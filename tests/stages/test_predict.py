@@ -136,13 +136,13 @@ def test_scores_are_means_over_the_frames_that_show_the_instance():
         def forward(self, clip, frame_keep=None):
             output = super().forward(clip, frame_keep)
             if len(self.calls) == 4:
-                chance = torch.tensor([0.5, 0.5, 0.3, 0.1, 0.1])
+                chance = torch.tensor([0.5, 0.5, 0.4, 0.1, 0.1])
                 output["pred_logits"] = torch.stack([chance, 1 - chance], -1).log()[None]
             return output
 
     tracks = predict(video, Moody(shuffles=False), SETTINGS, progress=False)
     # The fourth window, frames 12 to 19, is trusted from 14 to 17: half of each overlap.
-    first, second, third = (30 - 4) * 0.9 + 4 * 0.5, (16 - 2) * 0.8 + 2 * 0.5, (18 - 4) * 0.7 + 4 * 0.3
+    first, second, third = (30 - 4) * 0.9 + 4 * 0.5, (16 - 2) * 0.8 + 2 * 0.5, (18 - 4) * 0.7 + 4 * 0.4
     expected = torch.tensor([first / 30, second / 16, third / 18])
     torch.testing.assert_close(tracks.scores, expected)
 
