@@ -17,7 +17,9 @@ class Objectness:
 
     All is judged at half the resolution. The score is a product, so that a region has to be good at everything:
 
-    * motion inside minus motion in a ring around it, as saliency and as speed (mean of the two);
+    * motion inside, the mean of saliency and speed;
+    * the square root of what of it is gone in a ring around the region: flow bleeds over outlines, so that a region
+      that is a little too large shows more of a difference than a true one;
     * the share of the outline that is not on the image border;
     * strength of the colour edges along the outline;
     * 1 - intersection of the colour histograms (8 x 8 x 8, Lab) of inside and ring;
@@ -32,7 +34,7 @@ class Objectness:
             cv2.resize(x, small, interpolation=cv2.INTER_AREA) for x in (residual, saliency, frame)
         )
         speed = np.linalg.norm(residual, axis=-1)
-        self._speed = speed / max(float(np.percentile(speed, 99.5)), 1e-6)
+        self._speed = np.minimum(speed / max(float(np.percentile(speed, 99.5)), 1e-6), 1)
         lab = rgb2lab(frame).astype(np.float32)
         gradient = sum(
             np.hypot(cv2.Sobel(channel, cv2.CV_32F, 1, 0), cv2.Sobel(channel, cv2.CV_32F, 0, 1))
@@ -62,18 +64,20 @@ class Objectness:
         inside, outline = inside.astype(bool), (inside - eroded).astype(bool)
         if not ring.any() or not outline.any():
             return 0.0
-        contrast = 0.0
+        motion = contrast = 0.0
         for quantity in (self._saliency[window], self._speed[window]):
-            contrast += float(quantity[inside].mean() - quantity[ring].mean()) / 2
+            here, around = float(quantity[inside].mean()), float(quantity[ring].mean())
+            motion += here / 2
+            contrast += max(here - around, 0.0) / 2
         on_border = int(small[0].sum() + small[-1].sum() + small[:, 0].sum() + small[:, -1].sum())
         free = 1 - on_border / (on_border + int(outline.sum()))
         colour, bins = self._colour[window], _BINS**3
-        here = np.bincount(colour[inside], minlength=bins) / inside.sum()
-        around = np.bincount(colour[ring], minlength=bins) / ring.sum()
-        difference = 1 - float(np.minimum(here, around).sum())
+        own = np.bincount(colour[inside], minlength=bins) / inside.sum()
+        other = np.bincount(colour[ring], minlength=bins) / ring.sum()
+        difference = 1 - float(np.minimum(own, other).sum())
         edges = float(self._edges[window][outline].mean())
         share = area / small.size
-        return max(contrast, 0.0) * free * edges * difference * share**0.125
+        return motion * contrast**0.5 * free * edges * difference * share**0.125
 
 
 def _window(mask: np.ndarray, margin: int) -> tuple[slice, slice]:

@@ -27,6 +27,12 @@ from s2d.motion.regions import cut_regions, level_regions, without_twins
 from s2d.motion.superpixels import superpixels
 from s2d.ops import RLE, mask_nms, pack_masks, rle_encode
 
+TWINS = 0.85
+"""IoU of candidates that are not told apart."""
+
+ROUGH_OVERLAP = 0.7
+"""IoU up to which two candidates are both refined: more than in the result, as refinement changes them."""
+
 
 @dataclass(frozen=True)
 class ProposeSettings:
@@ -56,8 +62,8 @@ class ProposeSettings:
     smallest: float = 0.002
     largest: float = 0.6
     refined: int = 12
-    masks: int = 8
-    overlap: float = 0.7
+    masks: int = 6
+    overlap: float = 0.5
     persistence: float = 0.8
     still: float = 0.6
 
@@ -152,9 +158,9 @@ def _propose_frame(
         ]
     )
     area = regions.sum((1, 2))
-    regions = without_twins(regions[(area >= smallest) & (area <= largest)], 0.85)
+    regions = without_twins(regions[(area >= smallest) & (area <= largest)], TWINS)
     objectness = Objectness(frame, residual, saliency)
-    rough, _ = _best(regions, objectness, settings.overlap, settings.refined)
+    rough, _ = _best(regions, objectness, ROUGH_OVERLAP, settings.refined)
     smooth = cv2.GaussianBlur(frame, (0, 0), 0.7)
     refined = [refine_mask(smooth, mask) for mask in rough]
     refined = [mask for mask in refined if smallest <= mask.sum() <= largest]
