@@ -1,7 +1,7 @@
 """Quality on DAVIS-2016, against human ground truth: python -m benchmarks.stages.bench_davis16 -o OUT [--save]
 
-Runs the whole program on every sequence under ``$S2D_TEST_DATA/data/davis16`` and prints J of the best-matching track for
-(a) proposals linked greedily by IoU, (b) keymasks alone, (c) the final tracks. Interrupted, it continues.
+Runs the whole program on every sequence under ``$S2D_TEST_DATA/data/davis16`` and prints J of the best-matching track
+for (a) proposals linked greedily by IoU, (b) keymasks alone, (c) the final tracks. Interrupted, it continues.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The operators. Each line is a room: one name in ``csrc``, ``kernels``, ``s2d/ops``, ``tests/ops`` and ``benchmarks/ops``."""
+"""The operators. Each line is a room: one name in csrc, kernels, s2d/ops, tests/ops and benchmarks/ops."""
 
 from s2d.ops.bitmask import BitMasks, mask_area, mask_bbox, mask_iou, mask_nms, pack_masks, unpack_masks
 from s2d.ops.connected_components import connected_components, fill_holes, remove_small

@@ -31,7 +31,7 @@ def bbox(counts: Tensor, height: int, width: int) -> list[int]:
 
 
 def iou(a: Tensor, b: Tensor, crowd: Tensor) -> Tensor:
-    """IoU of masks ``[N, P]`` and ``[M, P]``; a crowd column divides by the area of the row alone. float64 ``[N, M]``."""
+    """IoU ``[N, M]`` (float64) of masks ``[N, P]`` and ``[M, P]``; a crowd column divides by the row's area alone."""
     a, b = a.double(), b.double()
     intersection = a @ b.T
     union = a.sum(1)[:, None] + b.sum(1)[None, :] - intersection
