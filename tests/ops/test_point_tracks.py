@@ -166,7 +166,7 @@ def test_every_instruction_set_agrees(isa):
         "import torch\n"
         "from s2d.ops import *\n"
         "from s2d.testing.cases.point_tracks import scene\n"
-        "for width, points in ((1, 3), (31, 1), (64, 15), (130, 1500)):\n"
+        "for width, points in ((1, 3), (31, 1), (130, 900)):\n"
         "    c = scene(4, 11, width, 9, points=points, seed=width)\n"
         "    for dtype in (torch.float32, torch.float16):\n"
         "        flows = c.forward.to(dtype), c.backward.to(dtype)\n"
