@@ -69,7 +69,8 @@ class RunSettings:
     working_short_side: int = 360
     propose: ProposeSettings = field(default_factory=ProposeSettings)
     discover: DiscoverSettings = field(default_factory=DiscoverSettings)
-    predict: PredictSettings = field(default_factory=PredictSettings)
+    # A small model trained on one video gives an object to several queries: its duplicates overlap less than the paper's.
+    predict: PredictSettings = field(default_factory=lambda: PredictSettings(nms_threshold=0.5))
 
 
 @dataclass(frozen=True)
