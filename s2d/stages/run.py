@@ -69,7 +69,7 @@ class RunSettings:
     working_short_side: int = 360
     propose: ProposeSettings = field(default_factory=ProposeSettings)
     discover: DiscoverSettings = field(default_factory=DiscoverSettings)
-    # A small model trained on one video gives an object to several queries: its duplicates overlap less than the paper's.
+    # A small model gives an object to several queries: its duplicates overlap less than those of the paper's model.
     predict: PredictSettings = field(default_factory=lambda: PredictSettings(nms_threshold=0.5))
 
 
