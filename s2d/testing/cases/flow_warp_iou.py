@@ -77,11 +77,14 @@ def noise(pairs: int, sources: int, targets: int, height: int, width: int, seed:
 def ellipses(number: int, height: int, width: int, seed: int = 0) -> Tensor:
     """Masks such as proposals are: bool ``[N, H, W]``."""
     generator = torch.Generator().manual_seed(seed)
-    numbers = torch.rand(4, number, 1, 1, generator=generator)
+    numbers = torch.rand(number, 4, generator=generator)
     y, x = torch.arange(height).view(-1, 1), torch.arange(width).view(1, -1)
-    across = (y - numbers[0] * height) / (height * (0.05 + 0.2 * numbers[1]))
-    along = (x - numbers[2] * width) / (width * (0.05 + 0.2 * numbers[3]))
-    return across**2 + along**2 < 1
+    masks = torch.zeros(number, height, width, dtype=torch.bool)
+    for mask, (top, tall, left, wide) in zip(masks, numbers.tolist(), strict=True):
+        across = (y - top * height) / (height * (0.05 + 0.2 * tall))
+        along = (x - left * width) / (width * (0.05 + 0.2 * wide))
+        mask[:] = across**2 + along**2 < 1
+    return masks
 
 
 def video(pairs: int, masks: int, height: int, width: int, seed: int = 0) -> Warp:
