@@ -162,11 +162,6 @@ def joint_agreement(trajectory: Agreement | None, flow: Agreement | None) -> Agr
     )
 
 
-def visible_frames(coverage: TrackCoverage, share: float) -> np.ndarray:
-    """bool ``[N, T]``: more than ``share`` of the mask's points are visible."""
-    return (coverage.visibility > share).numpy()
-
-
 def ambiguous_frames(covers: sparse.csr_array, frames: np.ndarray, length: int) -> np.ndarray:
     """In which frames each mask covers two or more masks: bool ``[N, T]``."""
     pairs = covers.tocoo()

@@ -115,14 +115,6 @@ class Workspace:
         self._state["complete"] = True
         self._save()
 
-    def note(self, key: str, value: Any) -> None:
-        """Keep a JSON value for later stages."""
-        self._state.setdefault("kept", {})[key] = value
-        self._save()
-
-    def noted(self, key: str, default: Any = None) -> Any:
-        return self._state.get("kept", {}).get(key, default)
-
     def _record(self, name: str, meter: Meter, *, finished: bool) -> None:
         now = meter.read()
         before = self._state["stages"].get(name, dict.fromkeys(now, 0.0))
