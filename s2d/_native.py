@@ -43,11 +43,15 @@ elif _reasons["cpu"] is not None:
     _reasons["cuda"] = _reasons["cpu"]
 else:
     _reasons["cuda"] = _load("_cuda")
+if torch.version.cuda is not None and importlib.util.find_spec("triton") is None:
+    _reasons["triton"] = "the package triton is not installed; `pip install 's2d[triton]'` brings it"
+else:
+    _reasons["triton"] = _reasons["cpu"] if torch.version.cuda is not None else _reasons["cuda"]
 
 
-def missing(device_type: str) -> str | None:
-    """Why there are no native kernels for this device type, or None where they are loaded."""
-    return _reasons.get(device_type, f"there are no kernels for {device_type}")
+def missing(kind: str) -> str | None:
+    """Why kernels of this kind ("cpu", "cuda", "triton") cannot run, or None where they can."""
+    return _reasons.get(kind, f"there are no kernels for {kind}")
 
 
 def host() -> ModuleType:
@@ -56,6 +60,21 @@ def host() -> ModuleType:
         return importlib.import_module("s2d._host")
     except ImportError as error:
         raise ImportError(f"s2d._host does not load: {error}; {BUILD_HINT}") from None
+
+
+TRITON: dict[str, Callable] = {}
+
+
+def triton(name: str) -> Callable:
+    """Register the function that launches a Triton kernel as the CUDA implementation of an operator."""
+
+    def register(function: Callable) -> Callable:
+        TRITON[name] = function
+        if missing("triton") is None:
+            torch.library.impl(f"s2d::{name}", "cuda", function)
+        return function
+
+    return register
 
 
 def fake(name: str) -> Callable:

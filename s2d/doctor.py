@@ -62,10 +62,10 @@ def report() -> str:
         "operator               runs on",
     ]
     for room in sorted(ROOMS, key=lambda room: room.name):
-        native = [device for device in room.kernels if room.missing(device) is None]
+        native = [kind for kind in room.kernels if _native.missing(kind) is None]
         waiting = "" if room.kernels else " (kernels to come)"
         lines.append(
-            f"  {room.name:<20} {', '.join([f'{device} kernel' for device in native] + ['reference'])}{waiting}"
+            f"  {room.name:<20} {', '.join([f'{kind} kernel' for kind in native] + ['reference'])}{waiting}"
         )
     lines += ["", "optional               what it is for"]
     for module, extra, purpose in OPTIONAL:

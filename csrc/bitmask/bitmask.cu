@@ -134,35 +134,30 @@ __global__ void nms_kernel(const float* iou, const int64_t* order, uint8_t* keep
 
 unsigned grid_for(int64_t threads) { return static_cast<unsigned>(ceil_div(threads, kThreads)); }
 
-cudaStream_t on(void* stream) { return static_cast<cudaStream_t>(stream); }
-
 }  // namespace
 
 void launch_pack(const uint8_t* masks, uint64_t* words, int64_t rows, int64_t width, void* stream) {
   const int64_t halves_per_row = words_for(width) * 2;
   if (rows * halves_per_row == 0) return;
-  pack_kernel<<<grid_for(rows * halves_per_row * kWarp), kThreads, 0, on(stream)>>>(
-      masks, reinterpret_cast<uint32_t*>(words), rows, width, halves_per_row);
-  check_launch("pack_masks");
+  launch("pack_masks", pack_kernel, grid_for(rows * halves_per_row * kWarp), kThreads, stream, masks,
+         reinterpret_cast<uint32_t*>(words), rows, width, halves_per_row);
 }
 
 void launch_unpack(const uint64_t* words, uint8_t* masks, int64_t rows, int64_t width, void* stream) {
   if (rows * width == 0) return;
-  unpack_kernel<<<grid_for(rows * width), kThreads, 0, on(stream)>>>(words, masks, rows, width, words_for(width));
-  check_launch("unpack_masks");
+  launch("unpack_masks", unpack_kernel, grid_for(rows * width), kThreads, stream, words, masks, rows, width,
+         words_for(width));
 }
 
 void launch_area(const uint64_t* words, int64_t* area, int64_t masks, int64_t words_per_mask, void* stream) {
   if (masks == 0) return;
-  area_kernel<<<static_cast<unsigned>(masks), kThreads, 0, on(stream)>>>(words, area, words_per_mask);
-  check_launch("mask_area");
+  launch("mask_area", area_kernel, static_cast<unsigned>(masks), kThreads, stream, words, area, words_per_mask);
 }
 
 void launch_bbox(const uint64_t* words, int64_t* boxes, int64_t masks, int64_t height, int64_t words_per_row,
                  void* stream) {
   if (masks == 0) return;
-  bbox_kernel<<<static_cast<unsigned>(masks), kThreads, 0, on(stream)>>>(words, boxes, height, words_per_row);
-  check_launch("mask_bbox");
+  launch("mask_bbox", bbox_kernel, static_cast<unsigned>(masks), kThreads, stream, words, boxes, height, words_per_row);
 }
 
 void launch_iou(const uint64_t* a, const uint64_t* b, const int64_t* area_a, const int64_t* area_b, int64_t* counts,
@@ -171,18 +166,15 @@ void launch_iou(const uint64_t* a, const uint64_t* b, const int64_t* area_a, con
   if (words_per_mask > 0) {
     const dim3 grid(static_cast<unsigned>(ceil_div(words_per_mask, kWordsPerBlock)),
                     static_cast<unsigned>(ceil_div(n, kTile)), static_cast<unsigned>(ceil_div(m, kTile)));
-    intersection_kernel<<<grid, kThreads, 0, on(stream)>>>(a, b, reinterpret_cast<unsigned long long*>(counts), n, m,
-                                                           words_per_mask);
-    check_launch("mask_iou");
+    launch("mask_iou", intersection_kernel, grid, kThreads, stream, a, b, reinterpret_cast<unsigned long long*>(counts),
+           n, m, words_per_mask);
   }
-  iou_kernel<<<grid_for(n * m), kThreads, 0, on(stream)>>>(counts, area_a, area_b, iou, n, m);
-  check_launch("mask_iou");
+  launch("mask_iou", iou_kernel, grid_for(n * m), kThreads, stream, counts, area_a, area_b, iou, n, m);
 }
 
 void launch_nms(const float* iou, const int64_t* order, uint8_t* keep, int64_t n, double threshold, void* stream) {
   if (n == 0) return;
-  nms_kernel<<<1, kThreads, 0, on(stream)>>>(iou, order, keep, n, threshold);
-  check_launch("mask_nms");
+  launch("mask_nms", nms_kernel, 1, kThreads, stream, iou, order, keep, n, threshold);
 }
 
 }  // namespace s2d::bitmask

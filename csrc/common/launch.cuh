@@ -13,11 +13,18 @@ constexpr int kWarp = 32;
 
 inline int64_t ceil_div(int64_t total, int64_t size) { return (total + size - 1) / size; }
 
-// A launch reports a bad configuration at once; an error of the kernel itself surfaces at torch's next check.
-inline void check_launch(const char* kernel) {
-  const cudaError_t error = cudaGetLastError();
+// kernel<<<blocks, threads, 0, stream>>>(arguments...) as a plain call, which any C++ compiler can read. A bad
+// configuration is reported at once; an error of the kernel itself surfaces at torch's next check.
+template <typename... Parameters, typename... Arguments>
+void launch(const char* op, void (*kernel)(Parameters...), dim3 blocks, int threads, void* stream,
+            Arguments... arguments) {
+  cudaLaunchConfig_t config{};
+  config.gridDim = blocks;
+  config.blockDim = dim3(static_cast<unsigned>(threads));
+  config.stream = static_cast<cudaStream_t>(stream);
+  const cudaError_t error = cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...);
   if (error != cudaSuccess) {
-    throw std::runtime_error(std::string("s2d: launching ") + kernel + " failed: " + cudaGetErrorString(error));
+    throw std::runtime_error(std::string("s2d::") + op + ": the launch failed: " + cudaGetErrorString(error));
   }
 }
 

@@ -51,7 +51,7 @@ ROOMS: list[Room] = []
 
 @dataclass(frozen=True)
 class Room:
-    """An operator and the device types it has native kernels for (none: reference-only)."""
+    """An operator and the kinds of kernels it has: of "cpu", "cuda" and "triton" (none: reference-only)."""
 
     name: str
     kernels: tuple[str, ...] = ()
@@ -61,10 +61,11 @@ class Room:
 
     def missing(self, device_type: str) -> str | None:
         """Why the native kernel cannot run on this device type, or None where it can."""
-        if device_type not in self.kernels:
+        kind = "triton" if device_type == "cuda" and "triton" in self.kernels else device_type
+        if kind not in self.kernels:
             have = " and ".join(self.kernels) or "no device yet: the room is reference-only"
             return f"it has kernels for {have}"
-        return _native.missing(device_type)
+        return _native.missing(kind)
 
     def choose(self, device: torch.device, impl: str | None = None) -> str:
         """``"native"`` or ``"reference"`` for tensors on ``device``; raises where the native kernel cannot run."""
