@@ -59,6 +59,11 @@ class Room:
     def __post_init__(self) -> None:
         ROOMS.append(self)
 
+    @property
+    def on_gpu(self) -> bool:
+        """Whether there is a kernel for CUDA tensors, in CUDA or in Triton."""
+        return "cuda" in self.kernels or "triton" in self.kernels
+
     def missing(self, device_type: str) -> str | None:
         """Why the native kernel cannot run on this device type, or None where it can."""
         kind = "triton" if device_type == "cuda" and "triton" in self.kernels else device_type

@@ -37,8 +37,8 @@ def test_equals_reference(shape, dtype, device):
     density=st.sampled_from([0.0, 0.02, 0.5, 0.98, 1.0]),
     seed=st.integers(0, 99),
 )
-def test_any_size(height, width, density, seed):
-    dense = masks((5, height, width), density, seed)
+def test_any_size(height, width, density, seed, device):
+    dense = masks((5, height, width), density, seed).to(device)
     bits = pack_masks(dense)
     assert torch.equal(unpack_masks(bits), dense)
     assert torch.equal(mask_area(bits), dense.sum((1, 2)))

@@ -14,12 +14,6 @@ from s2d.testing.cases.point_tracks import SHAPES, scene, translation
 pytestmark = pytest.mark.usefixtures("nan_memory")
 
 
-@pytest.fixture(params=["cpu"])
-def device(request):
-    """The device types this room has kernels for."""
-    return request.param
-
-
 def equal(ours, reference):
     return all(torch.allclose(a, b, rtol=0, atol=0, equal_nan=True) for a, b in zip(ours, reference, strict=True))
 

@@ -1,0 +1,129 @@
+"""Runs the GPU kernels on CPU tensors: what ``pytest --emulate-gpu`` stands on.
+
+CUDA kernels are compiled for the CPU, with their launchers and bindings, on the emulator of this folder; Triton kernels
+are interpreted. Both are registered for CPU tensors and replace the CPU kernels of their rooms in this process.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import re
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+
+from s2d import _native
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+CACHE = ROOT / "build" / "simt"
+
+COMPILER = os.environ.get("CXX", "c++")
+COMMON = ["-std=c++20", "-O1", "-g1", "-fPIC", "-ffp-contract=off", f"-I{HERE}"]
+# The calls that thread sanitizer puts before each access, without its runtime: memory.cpp answers them.
+INSTRUMENTED = ["-fsanitize=thread,bounds", "--param=tsan-instrument-func-entry-exit=0", "-x", "c++"]
+TORCH = [
+    f"-isystem{Path(torch.__file__).parent / 'include'}",
+    "-DUSE_CUDA",
+    "-DTORCH_TARGET_VERSION=0x020b000000000000",
+]
+
+
+def _headers() -> bytes:
+    found = sorted([*HERE.glob("*.h"), *(ROOT / "csrc").glob("*/*.h"), *(ROOT / "csrc").glob("*/*.cuh")])
+    return b"".join(path.read_bytes() for path in found)
+
+
+def _run(command: list[str]) -> str:
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)}\n{done.stderr}")
+    return done.stdout
+
+
+def _compile(source: Path, flags: list[str], headers: bytes) -> Path:
+    """The object of a source, from the cache where nothing it is made of has changed."""
+    content = source.read_bytes() + headers + repr((COMPILER, COMMON, flags, torch.__version__)).encode()
+    target = CACHE / f"{source.name}-{hashlib.sha256(content).hexdigest()[:16]}.o"
+    if not target.exists():
+        temporary = target.with_suffix(f".{os.getpid()}")
+        _run([COMPILER, *COMMON, *flags, "-c", str(source), "-o", str(temporary)])
+        temporary.replace(target)
+    return target
+
+
+def build(room: str, name: str, changed: dict[Path, Path] | None = None) -> Path:
+    """Compile and link the CUDA kernels of a room.
+
+    Args:
+        room: its name.
+        name: of the library, ``build/simt/<name>.so``.
+        changed: sources, each with the file to take instead.
+
+    Returns:
+        The library: loading it registers the room's operators for CPU tensors.
+    """
+    CACHE.mkdir(parents=True, exist_ok=True)
+    folder = ROOT / "csrc" / room
+    # The emulator first: of a library function that both use, the linker keeps the copy that is not instrumented.
+    jobs = [
+        (HERE / "simt.cpp", []),
+        (HERE / "memory.cpp", []),
+        (HERE / "torch.cpp", TORCH),
+        (folder / f"{room}_cuda.cpp", [*TORCH, f"-I{folder}"]),
+        (folder / f"{room}.cu", [*INSTRUMENTED, f"-I{folder}"]),
+    ]
+    jobs = [((changed or {}).get(source, source), flags) for source, flags in jobs]
+    headers = _headers()
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        objects = list(pool.map(lambda job: _compile(*job, headers), jobs))
+    target = CACHE / f"{name}.so"
+    temporary = target.with_suffix(f".{os.getpid()}")
+    libraries = Path(torch.__file__).parent / "lib"
+    link = [f"-L{libraries}", "-ltorch_cpu", "-ldl", "-Wl,-Bsymbolic", "-Wl,-z,defs", "-Wl,--no-as-needed"]
+    _run([COMPILER, "-shared", *map(str, objects), *link, "-o", str(temporary)])
+    temporary.replace(target)
+    return target
+
+
+class Emulator:
+    """A loaded library of emulated kernels."""
+
+    def __init__(self, library: Path) -> None:
+        self.path = library
+        torch.ops.load_library(str(library))
+        self._library = ctypes.CDLL(str(library))
+
+    def set_order(self, seed: int) -> None:
+        """In which order threads and blocks run: 0 ascending, 1 descending, else a permutation drawn from the seed."""
+        self._library.simt_set_order(ctypes.c_uint64(seed))
+
+    def kernels(self) -> dict[str, bool]:
+        """Every kernel of the library, by its name in C++, and whether it was launched yet."""
+        addresses = (ctypes.c_void_p * 4096)()
+        number = self._library.simt_launched(addresses, len(addresses))
+        base = ctypes.cast(self._library.simt_launched, ctypes.c_void_p).value
+        kernels = {}
+        for line in _run(["nm", "-C", "--defined-only", str(self.path)]).splitlines():
+            address, kind, name = line.split(" ", 2)
+            if name == "simt_launched":
+                base -= int(address, 16)
+            found = re.match(r"(\S+_kernel(<.*>)?)\(", name.replace("(anonymous namespace)::", ""))
+            if found and kind in "tT":
+                kernels[found[1]] = int(address, 16)
+        launched = {address - base for address in addresses[:number]}
+        return {name: address in launched for name, address in kernels.items()}
+
+
+_registered = torch.library.Library("s2d", "IMPL")
+
+
+def load_triton(room: str) -> None:
+    """Register the launchers of a room's Triton kernels for CPU tensors; ``TRITON_INTERPRET=1`` must be set already."""
+    for name, launcher in _native.TRITON.items():
+        if launcher.__module__ == f"s2d.ops.{room}":
+            _registered.impl(name, launcher, "CPU", allow_override=True)

@@ -1,0 +1,227 @@
+"""The tester tested: faults planted in the real kernels, each of which the emulator has to catch."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import emulator
+import pytest
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A change of one source of a room, a call that runs into it, and what is to be said."""
+
+    name: str
+    source: str
+    before: str
+    after: str
+    call: str
+    caught: str
+
+
+BITMASK, BINDING = "bitmask/bitmask.cu", "bitmask/bitmask_cuda.cpp"
+
+FAULTS = [
+    Fault(
+        "a missing barrier",
+        BITMASK,
+        "parts[threadIdx.x / kWarp] = total;\n  __syncthreads();",
+        "parts[threadIdx.x / kWarp] = total;",
+        "mask_area(dense)",
+        r"(race: .*of shared memory that thread \d+ |shared memory that nobody has written).*at bitmask.cu:\d+",
+    ),
+    Fault(
+        "a missing barrier around global memory",
+        BITMASK,
+        "keep[i] = !any;\n    __syncthreads();",
+        "keep[i] = !any;",
+        "mask_nms(tubes(9, 2, 9, 9), scores, 0.5)",
+        r"race: .*a buffer of 9 bytes",
+    ),
+    Fault(
+        "an off-by-one at the image edge",
+        BITMASK,
+        "x < width && masks",
+        "x <= width && masks",
+        "pack_masks(dense)",
+        r"out of bounds: a thread reads 1 bytes 0 bytes past a buffer of 1050 bytes at bitmask.cu:\d+",
+    ),
+    Fault(
+        "a write past the last pixel",
+        BITMASK,
+        "if (pixel >= rows * width) return;",
+        "if (pixel > rows * width) return;",
+        "unpack_masks(pack_masks(dense))",
+        r"out of bounds: a thread \w+ \d bytes .*past a buffer",
+    ),
+    Fault(
+        "a mask without the calling lane",
+        BITMASK,
+        "__ballot_sync(0xffffffffu",
+        "__ballot_sync(0x0000ffffu",
+        "pack_masks(dense)",
+        r"the mask of a warp operation at bitmask.cu:\d+ does not name the lane that calls it, thread \(\d+, 0, 0\)",
+    ),
+    Fault(
+        "a mask that names lanes of another branch",
+        BITMASK,
+        "const uint32_t bits = __ballot_sync(0xffffffffu, set);",
+        "uint32_t bits = 0;\n  if (lane < 16) bits = __ballot_sync(0xffffffffu, set);\n  __syncwarp();",
+        "pack_masks(dense)",
+        r"not every thread reaches the same point: .*waits in a warp operation at bitmask.cu:\d+; .*waits in a warp",
+    ),
+    Fault(
+        "a barrier that some threads do not reach",
+        BITMASK,
+        "right = bottom = -1;\n  }\n  __syncthreads();",
+        "right = bottom = -1;\n  }\n  if (threadIdx.x < 40) __syncthreads();",
+        "mask_bbox(dense)",
+        r"not every thread reaches the same point: .*waits at a barrier at bitmask.cu:\d+; thread .* at bitmask.cu:\d+",
+    ),
+    Fault(
+        "a thread that leaves before the barrier",
+        BITMASK,
+        "  __syncthreads();\n  if (threadIdx.x == 0) {\n    const bool empty",
+        "  if (threadIdx.x == 255) return;\n  __syncthreads();\n  if (threadIdx.x == 0) {\n    const bool empty",
+        "mask_bbox(dense)",
+        r"not every thread reaches the same point: .*has ended",
+    ),
+    Fault(
+        "an atomic that is none",
+        BITMASK,
+        "atomicMax(&right, x + highest_bit(word));",
+        "right = right > x + highest_bit(word) ? right : x + highest_bit(word);",
+        "mask_bbox(dense)",
+        r"race: ",
+    ),
+    Fault(
+        "blocks that write the same place",
+        BITMASK,
+        "area[blockIdx.x] = total;",
+        "area[0] = total;",
+        "mask_area(dense)",
+        r"race: .*thread 0 of block \d has written",
+    ),
+    Fault(
+        "an index past a local array",
+        BITMASK,
+        "for (int k = 0; k < kTile; ++k) {",
+        "for (int k = 0; k <= kTile; ++k) {",
+        "mask_iou(dense, dense)",
+        r"out of bounds: index 8 of an array at bitmask.cu:\d+",
+    ),
+    Fault(
+        "a misaligned vector load",
+        BITMASK,
+        "masks[row * width + x] != 0;",
+        "*reinterpret_cast<const uint16_t*>(masks + row * width + (x & 1)) != 0;",
+        "pack_masks(dense)",
+        r"misaligned: a thread reads 2 bytes",
+    ),
+    Fault(
+        "shared memory taken as zero",
+        BITMASK,
+        "right = bottom = -1;\n",
+        "bottom = -1;\n",
+        "mask_bbox(dense)",
+        r"a thread \w+ 4 bytes of shared memory that nobody has written at bitmask.cu:\d+",
+    ),
+    Fault(
+        "another stream",
+        BITMASK,
+        "kThreads, stream, masks,",
+        "kThreads, nullptr, masks,",
+        "pack_masks(dense)",
+        r"expected the current stream, got another",
+    ),
+    Fault(
+        "no device guard",
+        BINDING,
+        "const DeviceGuard guard(masks.get_device_index());",
+        "",
+        "pack_masks(dense)",
+        r"expected a device guard around the launch, got none",
+    ),
+    Fault(
+        "a grid that is too small",
+        BITMASK,
+        "unpack_kernel, grid_for(rows * width)",
+        "unpack_kernel, grid_for(rows * width - 30)",
+        "unpack_masks(pack_masks(masks((1, 1, 270))))",
+        r"differs",
+    ),
+]
+
+
+# Each library in turn replaces the operators of the last: a planted fault stays in a process of its own.
+RUNNER = """
+import json, sys
+import torch
+from emulator import Emulator
+from s2d import use_impl
+from s2d.ops import *
+from s2d.testing.cases.bitmask import masks, tubes
+
+torch.use_deterministic_algorithms(True)  # fills fresh memory
+dense, scores = masks((3, 5, 70)), torch.linspace(0, 1, 9)
+for library, call in json.load(sys.stdin):
+    emulator = Emulator(library)
+    with use_impl("reference"):
+        expected = eval(call)
+    outcomes = []
+    for order in (0, 1, 2026):
+        emulator.set_order(order)
+        try:
+            ours = eval(call)
+            same = torch.equal(getattr(ours, "words", ours), getattr(expected, "words", expected))
+            outcomes.append("equal" if same else "differs")
+        except Exception as error:
+            outcomes.append(str(error))
+    print(json.dumps(outcomes))
+"""
+
+
+def plant(index: int, folder) -> str:
+    fault = FAULTS[index]
+    source = emulator.ROOT / "csrc" / fault.source
+    text = source.read_text()
+    assert fault.before in text, f"{fault.source} has changed: plant '{fault.name}' anew"
+    planted = folder / str(index) / source.name
+    planted.parent.mkdir()
+    planted.write_text(text.replace(fault.before, fault.after, 1))
+    return str(emulator.build(source.parent.name, f"fault-{index}", {source: planted}))
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory) -> list[list[str]]:
+    """What each fault's call came to in three orders of threads, then the same calls without a fault."""
+    folder = tmp_path_factory.mktemp("planted")
+    with ThreadPoolExecutor(2) as pool:
+        libraries = list(pool.map(lambda index: plant(index, folder), range(len(FAULTS))))
+    calls = [(library, fault.call) for library, fault in zip(libraries, FAULTS, strict=True)]
+    sound = str(emulator.build("bitmask", "bitmask"))
+    calls += [(sound, fault.call) for fault in FAULTS]
+    environment = {**emulator.os.environ, "PYTHONPATH": str(emulator.HERE)}
+    done = subprocess.run(
+        [sys.executable, "-c", RUNNER],
+        input=json.dumps(calls),
+        capture_output=True,
+        text=True,
+        timeout=240,
+        env=environment,
+    )
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@pytest.mark.parametrize("index", range(len(FAULTS)), ids=lambda index: FAULTS[index].name.replace(" ", "-"))
+def test_a_planted_fault_is_caught(index, outcomes):
+    for outcome in outcomes[index]:
+        assert re.search(FAULTS[index].caught, outcome, re.DOTALL), outcome
+    assert outcomes[len(FAULTS) + index] == ["equal"] * 3
