@@ -9,41 +9,96 @@ namespace {
 
 constexpr int kThreads = 256;
 
-// A thread owns one pixel, a warp half a word: the ballot of 32 pixels is stored by lane 0. Reads 1 byte a pixel,
-// writes 1/8.
-__global__ void pack_kernel(const uint8_t* masks, uint32_t* halves, int64_t rows, int64_t width,
-                            int64_t halves_per_row) {
-  const int64_t half = (static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) / kWarp;
-  if (half >= rows * halves_per_row) return;
-  const int lane = threadIdx.x % kWarp;
-  const int64_t row = half / halves_per_row, x = half % halves_per_row * kWarp + lane;
-  const bool set = x < width && masks[row * width + x] != 0;
-  const uint32_t bits = __ballot_sync(0xffffffffu, set);
-  if (lane == 0) halves[half] = bits;
+// Which of sixteen bytes are not zero, one bit a byte.
+__device__ __forceinline__ uint32_t nonzero_bytes(const uint4& bytes) {
+  const auto four = [](uint32_t v) {
+    const uint32_t set = (((v & 0x7f7f7f7fu) + 0x7f7f7f7fu) | v) >> 7 & 0x01010101u;
+    return set * 0x10204080u >> 28;  // the product brings the four bits together, without a carry
+  };
+  return four(bytes.x) | four(bytes.y) << 4 | four(bytes.z) << 8 | four(bytes.w) << 12;
 }
 
-// A thread owns one pixel. Reads 1/8 byte a pixel (shared by the warp through the L1 cache), writes 1.
-__global__ void unpack_kernel(const uint64_t* words, uint8_t* masks, int64_t rows, int64_t width,
-                              int64_t words_per_row) {
-  const int64_t pixel = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-  if (pixel >= rows * width) return;
-  const int64_t row = pixel / width, x = pixel % width;
-  masks[pixel] = words[row * words_per_row + x / kWordBits] >> (x % kWordBits) & 1;
-}
+constexpr int kRun = 16;  // pixels of one 16-byte access
 
-// A block owns one mask, its threads stride over the words.
-__global__ void area_kernel(const uint64_t* words, int64_t* area, int64_t words_per_mask) {
-  __shared__ int64_t parts[kThreads / kWarp];
-  const uint64_t* mask = words + blockIdx.x * words_per_mask;
-  int64_t total = 0;
-  for (int64_t w = threadIdx.x; w < words_per_mask; w += kThreads) total += popcount(mask[w]);
-  total = warp_sum(total);
-  if (threadIdx.x % kWarp == 0) parts[threadIdx.x / kWarp] = total;
-  __syncthreads();
-  if (threadIdx.x == 0) {
-    for (int warp = 1; warp < kThreads / kWarp; ++warp) total += parts[warp];
-    area[blockIdx.x] = total;
+// A block owns kThreads consecutive words, whose pixels are one stretch of the input. It turns the stretch into bits
+// sixteen aligned bytes at a time; then each thread cuts its word out, wherever in the stretch its row begins. Reads 1
+// byte a pixel, writes 1/8.
+__global__ void pack_kernel(const uint8_t* masks, uint64_t* words, int64_t rows, int64_t width, int64_t words_per_row) {
+  __shared__ uint16_t runs[kThreads * kWordBits / kRun + 6];
+  const int64_t first = static_cast<int64_t>(blockIdx.x) * kThreads, pixels = rows * width;
+  const int64_t last = min(first + kThreads, rows * words_per_row) - 1;
+  const auto start_of = [=](int64_t word) { return word / words_per_row * width + word % words_per_row * kWordBits; };
+  const int64_t start = start_of(first), end = min(start_of(last) + kWordBits, pixels);
+  const int64_t begin = start - static_cast<int64_t>(reinterpret_cast<uintptr_t>(masks + start) % kRun);
+  // Five runs are read for the last word, whatever they hold past the end.
+  for (int64_t r = threadIdx.x; begin + r * kRun < end + kWordBits + kRun; r += kThreads) {
+    const int64_t pixel = begin + r * kRun;
+    uint32_t bits = 0;
+    if (pixel >= 0 && pixel + kRun <= pixels) {
+      bits = nonzero_bytes(*reinterpret_cast<const uint4*>(masks + pixel));
+    } else {
+      for (int k = 0; k < kRun; ++k) {
+        if (pixel + k >= 0 && pixel + k < pixels) bits |= static_cast<uint32_t>(masks[pixel + k] != 0) << k;
+      }
+    }
+    runs[r] = static_cast<uint16_t>(bits);
   }
+  __syncthreads();
+  const int64_t word = first + threadIdx.x;
+  if (word > last) return;
+  const int64_t offset = start_of(word) - begin, x = word % words_per_row * kWordBits;
+  const uint16_t* run = runs + offset / kRun;
+  const int shift = static_cast<int>(offset % kRun);
+  uint64_t bits = (run[0] | static_cast<uint64_t>(run[1]) << 16 | static_cast<uint64_t>(run[2]) << 32 |
+                   static_cast<uint64_t>(run[3]) << 48) >>
+                  shift;
+  if (shift) bits |= static_cast<uint64_t>(run[4]) << (kWordBits - shift);
+  if (width - x < kWordBits) bits &= (uint64_t{1} << (width - x)) - 1;
+  words[word] = bits;
+}
+
+// Four bits as four bytes.
+__device__ __forceinline__ uint32_t spread(uint32_t bits) { return (bits & 0xfu) * 0x00204081u & 0x01010101u; }
+
+// A thread owns sixteen pixels. Reads 1/8 byte a pixel, writes 1, in one store where they lie in one row.
+__global__ void unpack_kernel(const uint64_t* words, uint8_t* masks, int64_t pixels, int64_t width,
+                              int64_t words_per_row) {
+  const int64_t first = static_cast<int64_t>(blockIdx.x) * (kThreads * kRun), pixel = first + threadIdx.x * kRun;
+  if (pixel >= pixels) return;
+  // One wide division a block, a narrow one a thread.
+  const uint32_t from = static_cast<uint32_t>(first % width) + threadIdx.x * kRun, wide = static_cast<uint32_t>(width);
+  int64_t row = first / width + from / wide;
+  int64_t x = from % wide;
+  if (x + kRun <= width && pixel + kRun <= pixels) {
+    const uint64_t* word = words + row * words_per_row + x / kWordBits;
+    const int shift = static_cast<int>(x % kWordBits);
+    uint32_t bits = static_cast<uint32_t>(word[0] >> shift);
+    if (shift > kWordBits - kRun) bits |= static_cast<uint32_t>(word[1] << (kWordBits - shift));
+    *reinterpret_cast<uint4*>(masks + pixel) =
+        make_uint4(spread(bits), spread(bits >> 4), spread(bits >> 8), spread(bits >> 12));
+    return;
+  }
+  for (int64_t p = pixel; p < min(pixel + kRun, pixels); ++p) {
+    masks[p] = words[row * words_per_row + x / kWordBits] >> (x % kWordBits) & 1;
+    if (++x == width) {
+      x = 0;
+      ++row;
+    }
+  }
+}
+
+constexpr int64_t kWordsPerBlock = 8192;
+
+// A block owns a range of one mask's words. `area` is zeroed before; sums of integers do not depend on their order.
+__global__ void area_kernel(const uint64_t* words, unsigned long long* area, int64_t words_per_mask,
+                            int64_t blocks_per_mask) {
+  const int64_t mask = blockIdx.x / blocks_per_mask, begin = blockIdx.x % blocks_per_mask * kWordsPerBlock;
+  const int64_t end = min(begin + kWordsPerBlock, words_per_mask);
+  int total = 0;
+#pragma unroll 4
+  for (int64_t w = begin + threadIdx.x; w < end; w += kThreads) total += popcount(words[mask * words_per_mask + w]);
+  total = warp_sum(total);
+  if (threadIdx.x % kWarp == 0 && total) atomicAdd(area + mask, static_cast<unsigned long long>(total));
 }
 
 // A block owns one mask; each thread keeps the extent of the words it strides over, and shared atomics join them.
@@ -76,7 +131,6 @@ __global__ void bbox_kernel(const uint64_t* words, int64_t* boxes, int64_t heigh
 }
 
 constexpr int kTile = 8;
-constexpr int64_t kWordsPerBlock = 8192;
 
 // A block owns an 8 x 8 tile of pairs and a range of words; a thread holds 64 counters and reuses each loaded word
 // eight times. Sums of integers do not depend on their order, so the atomics at the end keep the result deterministic.
@@ -86,7 +140,7 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t first_row = static_cast<int64_t>(blockIdx.y) * kTile,
                 first_column = static_cast<int64_t>(blockIdx.z) * kTile;
   const int64_t begin = static_cast<int64_t>(blockIdx.x) * kWordsPerBlock;
-  const int64_t end = begin + kWordsPerBlock < words_per_mask ? begin + kWordsPerBlock : words_per_mask;
+  const int64_t end = min(begin + kWordsPerBlock, words_per_mask);
   int shared_bits[kTile][kTile] = {};
   for (int64_t w = begin + threadIdx.x; w < end; w += kThreads) {
     uint64_t rows[kTile], columns[kTile];
@@ -137,21 +191,23 @@ unsigned grid_for(int64_t threads) { return static_cast<unsigned>(ceil_div(threa
 }  // namespace
 
 void launch_pack(const uint8_t* masks, uint64_t* words, int64_t rows, int64_t width, void* stream) {
-  const int64_t halves_per_row = words_for(width) * 2;
-  if (rows * halves_per_row == 0) return;
-  launch("pack_masks", pack_kernel, grid_for(rows * halves_per_row * kWarp), kThreads, stream, masks,
-         reinterpret_cast<uint32_t*>(words), rows, width, halves_per_row);
+  const int64_t words_per_row = words_for(width);
+  if (rows * width == 0) return;
+  launch("pack_masks", pack_kernel, grid_for(rows * words_per_row), kThreads, stream, masks, words, rows, width,
+         words_per_row);
 }
 
 void launch_unpack(const uint64_t* words, uint8_t* masks, int64_t rows, int64_t width, void* stream) {
   if (rows * width == 0) return;
-  launch("unpack_masks", unpack_kernel, grid_for(rows * width), kThreads, stream, words, masks, rows, width,
-         words_for(width));
+  launch("unpack_masks", unpack_kernel, grid_for(ceil_div(rows * width, kRun)), kThreads, stream, words, masks,
+         rows * width, width, words_for(width));
 }
 
 void launch_area(const uint64_t* words, int64_t* area, int64_t masks, int64_t words_per_mask, void* stream) {
-  if (masks == 0) return;
-  launch("mask_area", area_kernel, static_cast<unsigned>(masks), kThreads, stream, words, area, words_per_mask);
+  if (masks * words_per_mask == 0) return;
+  const int64_t blocks_per_mask = ceil_div(words_per_mask, kWordsPerBlock);
+  launch("mask_area", area_kernel, static_cast<unsigned>(masks * blocks_per_mask), kThreads, stream, words,
+         reinterpret_cast<unsigned long long*>(area), words_per_mask, blocks_per_mask);
 }
 
 void launch_bbox(const uint64_t* words, int64_t* boxes, int64_t masks, int64_t height, int64_t words_per_row,

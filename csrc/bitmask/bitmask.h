@@ -17,6 +17,7 @@ S2D_HOST_DEVICE float iou_of(int64_t intersection, int64_t area_a, int64_t area_
 // Launchers: device pointers and a cudaStream_t. Definitions in bitmask.cu.
 void launch_pack(const uint8_t* masks, uint64_t* words, int64_t rows, int64_t width, void* stream);
 void launch_unpack(const uint64_t* words, uint8_t* masks, int64_t rows, int64_t width, void* stream);
+// area: zeroed.
 void launch_area(const uint64_t* words, int64_t* area, int64_t masks, int64_t words_per_mask, void* stream);
 void launch_bbox(const uint64_t* words, int64_t* boxes, int64_t masks, int64_t height, int64_t words_per_row,
                  void* stream);

@@ -53,7 +53,7 @@ Tensor unpack_masks(const Tensor& words, int64_t width) {
 
 // Areas of masks whose last `dims` dimensions are one mask.
 Tensor area_of(const Tensor& words, int64_t dims) {
-  Tensor result = torch::stable::new_empty(words, leading_sizes(words, dims), ScalarType::Long);
+  Tensor result = torch::stable::new_zeros(words, leading_sizes(words, dims), ScalarType::Long);
   launch_area(words_of(words), out_of<int64_t>(result), product_of(words, 0, words.dim() - dims),
               product_of(words, words.dim() - dims, words.dim()), current_stream(words));
   return result;

@@ -24,8 +24,8 @@ CACHE = ROOT / "build" / "simt"
 
 COMPILER = os.environ.get("CXX", "c++")
 COMMON = ["-std=c++20", "-O1", "-g1", "-fPIC", "-ffp-contract=off", f"-I{HERE}"]
-# The calls that thread sanitizer puts before each access, without its runtime: memory.cpp answers them.
-INSTRUMENTED = ["-fsanitize=thread,bounds", "--param=tsan-instrument-func-entry-exit=0", "-x", "c++"]
+# The calls that sanitizers put before accesses, without their runtimes: memory.cpp answers them.
+INSTRUMENTED = ["-fsanitize=thread,bounds,alignment", "--param=tsan-instrument-func-entry-exit=0", "-x", "c++"]
 TORCH = [
     f"-isystem{Path(torch.__file__).parent / 'include'}",
     "-DUSE_CUDA",

@@ -1,5 +1,5 @@
-// The emulator's view of memory. Kernels are compiled with -fsanitize=thread and -fsanitize=bounds, and the calls that
-// the compiler puts before every load and store come here instead of to a sanitizer's runtime: so an access is held
+// The emulator's view of memory. Kernels are compiled with -fsanitize=thread, bounds and alignment, and the calls that
+// the compiler puts before loads and stores come here instead of to a sanitizer's runtime: so an access is held
 // against the exact bounds of the launch's buffers, and against the accesses of other threads since the last barrier.
 
 #include <dlfcn.h>
@@ -16,13 +16,45 @@ extern "C" __attribute__((weak, visibility("hidden"))) char __start_simt_shared[
 namespace simt {
 namespace {
 
-// The last accesses to one byte in this launch.
+bool same_warp(const Moment& a, const Moment& b) { return a.block == b.block && a.thread / 32 == b.thread / 32; }
+
+// The threads that have last touched one byte in one way.
+class Track {
+ public:
+  // Whether something was waited for between all of them and a thread at this moment.
+  bool ordered_before(const Moment& now) const {
+    if (!any_) return true;
+    if (last_.block != now.block) return false;
+    if (last_.barriers != now.barriers) return true;
+    if (beyond_warp_) return false;
+    if (last_.thread == now.thread && !in_warp_) return true;
+    return same_warp(last_, now) && last_.warp_ops < now.warp_ops;
+  }
+
+  void note(const Moment& now) {
+    if (ordered_before(now)) {
+      in_warp_ = beyond_warp_ = false;
+    } else if (same_warp(last_, now) && last_.warp_ops == now.warp_ops) {
+      in_warp_ = true;
+    } else {
+      beyond_warp_ = true;
+    }
+    last_ = now;
+    any_ = true;
+  }
+
+  bool any() const { return any_; }
+  const Moment& last() const { return last_; }
+
+ private:
+  Moment last_;
+  bool any_ = false;
+  bool in_warp_ = false;      // several lanes of the last one's warp, since its last operation
+  bool beyond_warp_ = false;  // others too
+};
+
 struct Cell {
-  Moment writer, reader;
-  bool written = false, read = false;
-  bool atomic = false;     // the write was
-  bool many_read = false;  // threads of several warps, or of none that has waited since
-  bool warp_read = false;  // several lanes of the reader's warp
+  Track reads, writes, atomics;
 };
 
 struct Region {
@@ -35,33 +67,6 @@ struct Region {
 
 std::vector<Region> buffers;
 Region shared{nullptr, 0, true, {}};
-
-bool same_warp(const Moment& a, const Moment& b) { return a.block == b.block && a.thread / 32 == b.thread / 32; }
-
-bool ordered(const Moment& earlier, const Moment& later) {
-  if (earlier.block != later.block) return false;
-  if (earlier.thread == later.thread || earlier.barriers != later.barriers) return true;
-  return same_warp(earlier, later) && earlier.warp_ops < later.warp_ops;
-}
-
-bool ordered_after_readers(const Cell& cell, const Moment& later) {
-  if (cell.reader.block == later.block && cell.reader.barriers != later.barriers) return true;
-  if (cell.many_read) return false;
-  if (cell.warp_read) return same_warp(cell.reader, later) && cell.reader.warp_ops < later.warp_ops;
-  return ordered(cell.reader, later);
-}
-
-void note_read(Cell& cell, const Moment& moment) {
-  const bool alone = !cell.read || ordered_after_readers(cell, moment);
-  if (alone) {
-    cell.reader = moment;
-    cell.many_read = cell.warp_read = false;
-  } else if (cell.reader.thread != moment.thread || cell.reader.block != moment.block) {
-    const bool together = same_warp(cell.reader, moment) && cell.reader.warp_ops == moment.warp_ops;
-    (together ? cell.warp_read : cell.many_read) = true;
-  }
-  cell.read = true;
-}
 
 enum class Kind { read, write, atomic };
 
@@ -116,7 +121,7 @@ bool is_index(const char* place) {
 
 // `where` gives the line of the access, for a report.
 template <typename Where>
-void check(const char* place, size_t bytes, Kind kind, bool aligned, const Where& where) {
+void check(const char* place, size_t bytes, Kind kind, const Where& where) {
   const Moment* moment = now();
   if (!moment || on_own_stack(place) || is_index(place)) return;
 
@@ -126,10 +131,6 @@ void check(const char* place, size_t bytes, Kind kind, bool aligned, const Where
     fail("out of bounds: a thread " + std::string(verb) + std::to_string(bytes) + " bytes " +
          (region ? "over the end of " + name_of(*region) : nearest_buffer(place)) + where());
   }
-  if (aligned && reinterpret_cast<uintptr_t>(place) % bytes) {
-    fail("misaligned: a thread " + std::string(verb) + std::to_string(bytes) +
-         " bytes at an address that is no multiple" + where());
-  }
   if (!region->writable) {
     if (kind == Kind::read) return;
     fail("a thread " + std::string(verb) + "an input: " + name_of(*region) + where());
@@ -138,26 +139,20 @@ void check(const char* place, size_t bytes, Kind kind, bool aligned, const Where
   if (region->cells.empty()) region->cells.resize(region->bytes);
   for (size_t byte = first; byte < first + bytes; ++byte) {
     Cell& cell = region->cells[byte];
-    if (!cell.written && kind != Kind::write && region == &shared) {
+    if (region == &shared && kind != Kind::write && !cell.writes.any() && !cell.atomics.any()) {
       fail("a thread " + std::string(verb) + std::to_string(bytes) + " bytes of shared memory that nobody has written" +
            where());
     }
-    const bool both_atomic = kind == Kind::atomic && cell.atomic;
-    const bool after_writer = !cell.written || both_atomic || ordered(cell.writer, *moment);
-    const bool after_readers = kind == Kind::read || !cell.read || ordered_after_readers(cell, *moment);
-    if (!after_writer || !after_readers) {
-      const Moment& other = after_writer ? cell.reader : cell.writer;
+    auto race = [&](const Track& track, const char* has) {
+      if (track.ordered_before(*moment)) return;
       fail("race: a thread " + std::string(verb) + "byte " + std::to_string(byte) + " of " + name_of(*region) +
-           " that thread " + std::to_string(other.thread) + " of block " + std::to_string(other.block) +
-           (after_writer ? " has read" : " has written") + ", and nothing was waited for between them," + where());
-    }
-    if (kind == Kind::read) {
-      note_read(cell, *moment);
-    } else {
-      cell.writer = *moment;
-      cell.written = true;
-      cell.atomic = kind == Kind::atomic;
-    }
+           " that thread " + std::to_string(track.last().thread) + " of block " + std::to_string(track.last().block) +
+           has + ", and nothing was waited for between them," + where());
+    };
+    race(cell.writes, " has written");
+    if (kind != Kind::atomic) race(cell.atomics, " has updated");
+    if (kind != Kind::read) race(cell.reads, " has read");
+    (kind == Kind::read ? cell.reads : kind == Kind::write ? cell.writes : cell.atomics).note(*moment);
   }
 }
 
@@ -189,22 +184,22 @@ void add_buffer(const void* begin, size_t bytes, bool writable) {
 }
 
 void atomic(void* place, size_t bytes, Site site) {
-  check(static_cast<const char*>(place), bytes, Kind::atomic, true, [&] { return at(site); });
+  check(static_cast<const char*>(place), bytes, Kind::atomic, [&] { return at(site); });
 }
 
 }  // namespace simt
 
 // ---- what the compiler calls ----
 
-#define SIMT_CHECK(place, bytes, kind, aligned)                            \
-  simt::check(static_cast<char*>(place), bytes, simt::Kind::kind, aligned, \
+#define SIMT_CHECK(place, bytes, kind)                            \
+  simt::check(static_cast<char*>(place), bytes, simt::Kind::kind, \
               [code = __builtin_return_address(0)] { return simt::line_of(code); })
 
-#define SIMT_ACCESS(size)                                                                 \
-  void __tsan_read##size(void* place) { SIMT_CHECK(place, size, read, true); }            \
-  void __tsan_write##size(void* place) { SIMT_CHECK(place, size, write, true); }          \
-  void __tsan_unaligned_read##size(void* place) { SIMT_CHECK(place, size, read, false); } \
-  void __tsan_unaligned_write##size(void* place) { SIMT_CHECK(place, size, write, false); }
+#define SIMT_ACCESS(size)                                                          \
+  void __tsan_read##size(void* place) { SIMT_CHECK(place, size, read); }           \
+  void __tsan_write##size(void* place) { SIMT_CHECK(place, size, write); }         \
+  void __tsan_unaligned_read##size(void* place) { SIMT_CHECK(place, size, read); } \
+  void __tsan_unaligned_write##size(void* place) { SIMT_CHECK(place, size, write); }
 
 extern "C" {
 void __tsan_init() {}
@@ -214,20 +209,26 @@ SIMT_ACCESS(4)
 SIMT_ACCESS(8)
 SIMT_ACCESS(16)
 void __tsan_read_range(void* place, size_t bytes) {
-  if (bytes) SIMT_CHECK(place, bytes, read, false);
+  if (bytes) SIMT_CHECK(place, bytes, read);
 }
 void __tsan_write_range(void* place, size_t bytes) {
-  if (bytes) SIMT_CHECK(place, bytes, write, false);
+  if (bytes) SIMT_CHECK(place, bytes, write);
 }
 
+struct SourceLine {
+  const char* file;
+  uint32_t line, column;
+};
+
 // -fsanitize=bounds: an index past the end of an array whose size the compiler knows.
-void __ubsan_handle_out_of_bounds(void* data, uintptr_t index) {
-  struct Where {
-    const char* file;
-    uint32_t line;
-  };
-  const auto* where = static_cast<const Where*>(data);
+void __ubsan_handle_out_of_bounds(const SourceLine* where, uintptr_t index) {
   simt::fail("out of bounds: index " + std::to_string(static_cast<intptr_t>(index)) + " of an array" +
+             simt::at({where->file, static_cast<int>(where->line)}));
+}
+
+// -fsanitize=alignment: an access through a pointer that is no multiple of its type's alignment, such as a uint4's.
+void __ubsan_handle_type_mismatch_v1(const SourceLine* where, uintptr_t) {
+  simt::fail("misaligned: a pointer is no multiple of what it points to" +
              simt::at({where->file, static_cast<int>(where->line)}));
 }
 }
