@@ -1,6 +1,7 @@
-// bitmask on CUDA. Everything reads bits (an eighth of a byte a pixel) once, so the memory's copy rate is the floor;
-// IoU is bound by popcounts instead, and reuses every loaded word eight times.
+// bitmask on CUDA. Everything reads its input once, sixteen bytes a load where it is bytes, so the memory's copy rate
+// is the floor; IoU counts the bits that masks share on the tensor cores.
 
+#include "../common/bit_mma.cuh"
 #include "../common/launch.cuh"
 #include "bitmask.h"
 
@@ -130,47 +131,74 @@ __global__ void bbox_kernel(const uint64_t* words, int64_t* boxes, int64_t heigh
   }
 }
 
-constexpr int kTile = 8;
+constexpr int kTileRows = 64, kTileColumns = 32, kWarps = kThreads / kWarp, kStep = 4;
+constexpr int64_t kRangeWords = 1024;
 
-// A block owns an 8 x 8 tile of pairs and a range of words; a thread holds 64 counters and reuses each loaded word
-// eight times. Sums of integers do not depend on their order, so the atomics at the end keep the result deterministic.
-__global__ void __launch_bounds__(kThreads)
+// A block owns a tile of pairs and a range of words, which its warps take in turns of four words: each warp counts the
+// whole tile on the tensor cores (64 rows x 32 columns in 16 x 8 products), and the counts are added up in the end. A
+// word is read once for 32 or 64 pairs; a popcount for each pair instead would take six times as long as the memory.
+__global__ void __launch_bounds__(kThreads, 2)
     intersection_kernel(const uint64_t* a, const uint64_t* b, unsigned long long* counts, int64_t n, int64_t m,
                         int64_t words_per_mask) {
-  const int64_t first_row = static_cast<int64_t>(blockIdx.y) * kTile,
-                first_column = static_cast<int64_t>(blockIdx.z) * kTile;
-  const int64_t begin = static_cast<int64_t>(blockIdx.x) * kWordsPerBlock;
-  const int64_t end = min(begin + kWordsPerBlock, words_per_mask);
-  int shared_bits[kTile][kTile] = {};
-  for (int64_t w = begin + threadIdx.x; w < end; w += kThreads) {
-    uint64_t rows[kTile], columns[kTile];
+  __shared__ int tile[kTileRows][kTileColumns];
+  const int64_t first_row = static_cast<int64_t>(blockIdx.y) * kTileRows;
+  const int64_t first_column = static_cast<int64_t>(blockIdx.z) * kTileColumns;
+  // Of masks against themselves, pairs below the diagonal are mirrored.
+  if (a == b && first_column + kTileColumns <= first_row) return;
+  for (int i = threadIdx.x; i < kTileRows * kTileColumns; i += kThreads) tile[i / kTileColumns][i % kTileColumns] = 0;
+  __syncthreads();
+
+  const int lane = threadIdx.x % kWarp, group = lane / 4, quarter = lane % 4;
+  const int64_t begin = static_cast<int64_t>(blockIdx.x) * kRangeWords;
+  const int64_t end = min(begin + kRangeWords, words_per_mask);
+  int shared_bits[kTileRows / 16][kTileColumns / 8][4] = {};
+  for (int64_t step = begin + threadIdx.x / kWarp * kStep; step < end; step += kWarps * kStep) {
+    const int64_t word = step + quarter;
+    uint64_t rows[kTileRows / 8], columns[kTileColumns / 8];
 #pragma unroll
-    for (int k = 0; k < kTile; ++k) {
-      rows[k] = first_row + k < n ? a[(first_row + k) * words_per_mask + w] : 0;
-      columns[k] = first_column + k < m ? b[(first_column + k) * words_per_mask + w] : 0;
+    for (int k = 0; k < kTileRows / 8; ++k) {
+      const int64_t row = first_row + k * 8 + group;
+      rows[k] = row < n && word < end ? a[row * words_per_mask + word] : 0;
     }
 #pragma unroll
-    for (int i = 0; i < kTile; ++i) {
-#pragma unroll
-      for (int j = 0; j < kTile; ++j) shared_bits[i][j] += popcount(rows[i] & columns[j]);
+    for (int k = 0; k < kTileColumns / 8; ++k) {
+      const int64_t column = first_column + k * 8 + group;
+      columns[k] = column < m && word < end ? b[column * words_per_mask + word] : 0;
     }
-  }
 #pragma unroll
-  for (int i = 0; i < kTile; ++i) {
+    for (int i = 0; i < kTileRows / 16; ++i) {
 #pragma unroll
-    for (int j = 0; j < kTile; ++j) {
-      const int total = warp_sum(shared_bits[i][j]);
-      if (threadIdx.x % kWarp == 0 && total && first_row + i < n && first_column + j < m) {
-        atomicAdd(counts + (first_row + i) * m + first_column + j, static_cast<unsigned long long>(total));
+      for (int j = 0; j < kTileColumns / 8; ++j) {
+        add_shared_bits(shared_bits[i][j], rows[2 * i], rows[2 * i + 1], columns[j]);
       }
     }
   }
+#pragma unroll
+  for (int i = 0; i < kTileRows / 16; ++i) {
+#pragma unroll
+    for (int j = 0; j < kTileColumns / 8; ++j) {
+#pragma unroll
+      for (int c = 0; c < 4; ++c) {
+        atomicAdd(&tile[i * 16 + c / 2 * 8 + group][j * 8 + quarter * 2 + c % 2], shared_bits[i][j][c]);
+      }
+    }
+  }
+  __syncthreads();
+  for (int i = threadIdx.x; i < kTileRows * kTileColumns; i += kThreads) {
+    const int64_t row = first_row + i / kTileColumns, column = first_column + i % kTileColumns;
+    const int total = tile[i / kTileColumns][i % kTileColumns];
+    if (total && row < n && column < m) atomicAdd(counts + row * m + column, static_cast<unsigned long long>(total));
+  }
 }
 
+// Areas are nullptr for masks against themselves: then they are on the diagonal.
 __global__ void iou_kernel(const int64_t* counts, const int64_t* area_a, const int64_t* area_b, float* iou, int64_t n,
                            int64_t m) {
   const int64_t pair = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-  if (pair < n * m) iou[pair] = iou_of(counts[pair], area_a[pair / m], area_b[pair % m]);
+  if (pair >= n * m) return;
+  const int64_t i = pair / m, j = pair % m;
+  iou[pair] = area_a ? iou_of(counts[pair], area_a[i], area_b[j])
+                     : iou_of(counts[min(i, j) * m + max(i, j)], counts[i * m + i], counts[j * m + j]);
 }
 
 // One block: masks are visited in order, and the threads share the comparison with those kept so far.
@@ -220,8 +248,8 @@ void launch_iou(const uint64_t* a, const uint64_t* b, const int64_t* area_a, con
                 float* iou, int64_t n, int64_t m, int64_t words_per_mask, void* stream) {
   if (n * m == 0) return;
   if (words_per_mask > 0) {
-    const dim3 grid(static_cast<unsigned>(ceil_div(words_per_mask, kWordsPerBlock)),
-                    static_cast<unsigned>(ceil_div(n, kTile)), static_cast<unsigned>(ceil_div(m, kTile)));
+    const dim3 grid(static_cast<unsigned>(ceil_div(words_per_mask, kRangeWords)),
+                    static_cast<unsigned>(ceil_div(n, kTileRows)), static_cast<unsigned>(ceil_div(m, kTileColumns)));
     launch("mask_iou", intersection_kernel, grid, kThreads, stream, a, b, reinterpret_cast<unsigned long long*>(counts),
            n, m, words_per_mask);
   }

@@ -4,6 +4,7 @@
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
+#include <optional>
 #include <vector>
 
 #include "../common/check.h"
@@ -79,12 +80,18 @@ Tensor mask_iou(const Tensor& a, const Tensor& b) {
   const DeviceGuard guard(a.get_device_index());
   const Tensor left = torch::stable::contiguous(a), right = torch::stable::contiguous(b);
   const int64_t n = left.size(0), m = right.size(0);
-  const Tensor area_a = area_of(left, left.dim() - 1), area_b = area_of(right, right.dim() - 1);
   Tensor counts = torch::stable::new_zeros(left, {n, m}, ScalarType::Long);
   Tensor result = torch::stable::new_empty(left, {n, m}, ScalarType::Float);
-  launch_iou(words_of(left), words_of(right), static_cast<const int64_t*>(area_a.const_data_ptr()),
-             static_cast<const int64_t*>(area_b.const_data_ptr()), out_of<int64_t>(counts), out_of<float>(result), n, m,
-             product_of(left, 1, left.dim()), current_stream(left));
+  std::optional<Tensor> area_a, area_b;
+  if (words_of(left) != words_of(right) || n != m) {
+    area_a = area_of(left, left.dim() - 1);
+    area_b = area_of(right, right.dim() - 1);
+  }
+  const auto areas_of = [](const std::optional<Tensor>& area) {
+    return area ? static_cast<const int64_t*>(area->const_data_ptr()) : nullptr;
+  };
+  launch_iou(words_of(left), words_of(right), areas_of(area_a), areas_of(area_b), out_of<int64_t>(counts),
+             out_of<float>(result), n, m, product_of(left, 1, left.dim()), current_stream(left));
   return result;
 }
 

@@ -71,9 +71,9 @@ FAULTS = [
     Fault(
         "a mask that names lanes of another branch",
         BITMASK,
-        "const int total = warp_sum(shared_bits[i][j]);",
-        "int total = 0;\n if (threadIdx.x % 32 < 16) total = __reduce_add_sync(~0u, shared_bits[i][j]);\n __syncwarp();",
-        "mask_iou(dense, dense)",
+        "total = warp_sum(total);\n  if",
+        "if (threadIdx.x % 32 < 16) total = __reduce_add_sync(~0u, total);\n  __syncwarp();\n  if",
+        "mask_area(dense)",
         r"not every thread reaches the same point: .*waits in a warp operation at bitmask.cu:\d+; .*waits in a warp",
     ),
     Fault(
@@ -111,8 +111,8 @@ FAULTS = [
     Fault(
         "an index past a local array",
         BITMASK,
-        "for (int k = 0; k < kTile; ++k) {",
-        "for (int k = 0; k <= kTile; ++k) {",
+        "for (int k = 0; k < kTileRows / 8; ++k) {",
+        "for (int k = 0; k <= kTileRows / 8; ++k) {",
         "mask_iou(dense, dense)",
         r"out of bounds: index 8 of an array at bitmask.cu:\d+",
     ),
