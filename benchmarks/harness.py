@@ -113,9 +113,18 @@ def compare(
     )
 
 
+def commit() -> str | None:
+    """The commit that is checked out, or what ``S2D_COMMIT`` says where the sources are no checkout."""
+    command = ["git", "-C", str(RESULTS.parent), "rev-parse", "--short", "HEAD"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True).stdout.strip()
+    except OSError:  # there is no git
+        found = ""
+    return found or os.environ.get("S2D_COMMIT")
+
+
 def environment() -> dict[str, Any]:
     """The machine, the versions and the commit a result belongs to."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=RESULTS)
     processor = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").exists():
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -127,7 +136,7 @@ def environment() -> dict[str, Any]:
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "commit": commit.stdout.strip() or None,
+        "commit": commit(),
     }
 
 
