@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,8 @@ ROOMS = REFERENCE_ONLY | {"bitmask", "flow_warp_iou", "ms_deform_attn", "point_t
 EVERY_ROOM = ["s2d/ops/{0}.py", "s2d/ops/reference/{0}.py", "s2d/testing/cases/{0}.py", "tests/ops/test_{0}.py"]
 WITH_KERNELS = ["csrc/{0}/{0}.h", "csrc/{0}/{0}.cpp", "benchmarks/ops/bench_{0}.py"]
 CUDA = ["csrc/{0}/{0}.cu", "csrc/{0}/{0}_cuda.cpp"]
+TRITON = ["kernels/{0}.py"]
+ON_GPU = ["benchmarks/gpu/bench_{0}.py"]
 
 
 def room_of(name: str):
@@ -33,9 +36,25 @@ def test_a_room_has_all_its_files(name):
     room = room_of(name)
     assert room.name == name
     assert (name in REFERENCE_ONLY) == (not room.kernels)
-    wanted = EVERY_ROOM + (WITH_KERNELS if room.kernels else []) + (CUDA if "cuda" in room.kernels else [])
+    wanted = (
+        EVERY_ROOM
+        + (WITH_KERNELS if room.kernels else [])
+        + (CUDA if "cuda" in room.kernels else [])
+        + (TRITON if "triton" in room.kernels else [])
+        + (ON_GPU if room.on_gpu else [])
+    )
     missing = [path.format(name) for path in wanted if not (ROOT / path.format(name)).is_file()]
     assert not missing
+
+
+@pytest.mark.parametrize("name", sorted(name for name in ROOMS if room_of(name).on_gpu))
+def test_a_gpu_kernel_is_held_against_its_definition_wherever_tests_run(name):
+    """``--emulate-gpu`` runs what asks for the fixture ``device``; what it launches is held by simt/test_coverage."""
+    room = room_of(name)
+    assert not {"cuda", "triton"} <= set(room.kernels), "a second GPU kernel needs a measured crossover"
+    tests = (ROOT / f"tests/ops/test_{name}.py").read_text()
+    assert "def device(" not in tests, "the fixture of conftest.py is to be used"
+    assert re.search(r"def test_\w*equal\w*\([^)]*\bdevice\b", tests)
 
 
 @pytest.mark.parametrize(
@@ -46,6 +65,7 @@ def test_a_room_has_all_its_files(name):
         ("s2d/testing/cases/[!_]*.py", lambda path: path.stem),
         ("tests/ops/*.py", lambda path: path.stem.removeprefix("test_")),
         ("benchmarks/ops/[!_]*.py", lambda path: path.stem.removeprefix("bench_")),
+        ("benchmarks/gpu/bench_*.py", lambda path: path.stem.removeprefix("bench_")),
         ("kernels/*.py", lambda path: path.stem),
         ("csrc/*", lambda path: path.name),
     ],

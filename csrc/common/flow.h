@@ -35,10 +35,15 @@ struct Bounds {
   }
 };
 
-// Nearest integer, half to even, of a number of magnitude under 2^22: the sum pushes the fraction out of the mantissa.
+// Nearest integer, half to even, of a number of magnitude under 2^22: the sum pushes the fraction out of the mantissa,
+// whose low bits then hold the integer. Any other number gives some integer.
 S2D_HOST_DEVICE int32_t nearest(float x) {
   constexpr float kPush = 12582912.0f;
-  return static_cast<int32_t>((x + kPush) - kPush);
+  constexpr uint32_t kPushBits = 0x4b400000u;
+  const float pushed = x + kPush;
+  uint32_t bits;
+  __builtin_memcpy(&bits, &pushed, 4);
+  return static_cast<int32_t>(bits - kPushBits);
 }
 
 // Index of the pixel nearest to a position that the bounds hold.
@@ -46,8 +51,12 @@ S2D_HOST_DEVICE int32_t nearest_pixel(const Bounds& bounds, Vector p) {
   return nearest(p.y) * bounds.width + nearest(p.x);
 }
 
-// (dx, dy) of one pixel, in one load of eight bytes.
+// (dx, dy) of one pixel, in one load of eight bytes. A GPU needs flow to begin at a multiple of eight bytes for it.
 S2D_HOST_DEVICE Vector flow_at(const float* flow, int32_t pixel) {
+#if defined(__CUDA_ARCH__)
+  const float2 both = __ldg(reinterpret_cast<const float2*>(flow) + pixel);
+  return {both.x, both.y};
+#else
   uint64_t both;
   __builtin_memcpy(&both, flow + 2 * static_cast<int64_t>(pixel), 8);
   const uint32_t low = static_cast<uint32_t>(both), high = static_cast<uint32_t>(both >> 32);
@@ -55,21 +64,30 @@ S2D_HOST_DEVICE Vector flow_at(const float* flow, int32_t pixel) {
   __builtin_memcpy(&result.x, &low, 4);
   __builtin_memcpy(&result.y, &high, 4);
   return result;
+#endif
 }
 
 S2D_HOST_DEVICE float clamped(float x, float last) {
   x = x > 0.0f ? x : 0.0f;
+#if defined(__CUDA_ARCH__)
+  return fminf(x, last);
+#else
   return x < last ? x : last;
+#endif
+}
+
+// The position in the frame that is nearest; what is not a number becomes 0.
+S2D_HOST_DEVICE Vector clamped_to(const Bounds& bounds, Vector p) {
+  return {clamped(p.x, static_cast<float>(bounds.width - 1)), clamped(p.y, static_cast<float>(bounds.height - 1))};
 }
 
 S2D_HOST_DEVICE float between(float a, float b, float share) { return a + (b - a) * share; }
 
 // Bilinear flow at a position, the border repeated outside.
 S2D_HOST_DEVICE Vector lookup(const float* flow, const Bounds& bounds, Vector p) {
-  const float x = clamped(p.x, static_cast<float>(bounds.width - 1));
-  const float y = clamped(p.y, static_cast<float>(bounds.height - 1));
-  const int32_t left = static_cast<int32_t>(x), top = static_cast<int32_t>(y);
-  const float fx = x - static_cast<float>(left), fy = y - static_cast<float>(top);
+  const Vector at = clamped_to(bounds, p);
+  const int32_t left = static_cast<int32_t>(at.x), top = static_cast<int32_t>(at.y);
+  const float fx = at.x - static_cast<float>(left), fy = at.y - static_cast<float>(top);
   const int32_t first = top * bounds.width + left;
   const int32_t right = left + 1 < bounds.width ? 1 : 0, below = top + 1 < bounds.height ? bounds.width : 0;
   const Vector a = flow_at(flow, first), b = flow_at(flow, first + right);

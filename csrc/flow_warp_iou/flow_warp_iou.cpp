@@ -17,10 +17,10 @@
 #include <tuple>
 #include <vector>
 
-#include "../common/check.h"
 #include "../common/flow_avx512.h"
 #include "../common/parallel.h"
 #include "../common/simd.h"
+#include "checks.h"
 
 namespace s2d::flow_warp_iou {
 namespace {
@@ -161,12 +161,10 @@ void consistent_row_portable(const float* flow, const float* reverse, const Boun
 void compose_portable(const float* first, const float* second, const Bounds& bounds, int64_t begin, int64_t y,
                       float* out) {
   for (int64_t x = begin; x < bounds.width; ++x) {
-    const Vector step{first[2 * x], first[2 * x + 1]};
-    const Vector there{static_cast<float>(x) + step.x, static_cast<float>(y) + step.y};
-    const Vector onward = lookup(second, bounds, there);
-    const bool inside = bounds.hold(there);
-    out[2 * x] = inside ? step.x + onward.x : NAN;
-    out[2 * x + 1] = inside ? step.y + onward.y : NAN;
+    const Vector here{static_cast<float>(x), static_cast<float>(y)};
+    const Vector total = composed(second, bounds, here, {first[2 * x], first[2 * x + 1]});
+    out[2 * x] = total.x;
+    out[2 * x + 1] = total.y;
   }
 }
 
@@ -219,29 +217,6 @@ void compose_row(const float* first, const float* second, const Bounds& bounds, 
   compose_row_portable(first, second, bounds, y, out);
 }
 
-void check_flow(const Tensor& flow, const char* op, const char* name) {
-  S2D_CHECK(flow.scalar_type() == ScalarType::Float && flow.dim() == 4 && flow.size(3) == 2, op,
-            std::string(name) + " float32 [P, H, W, 2]", shape_of(flow));
-  S2D_CHECK(flow.size(1) < (1 << 22) && flow.size(2) < (1 << 22) && flow.size(1) * flow.size(2) < (1 << 30), op,
-            "frames of fewer than 2^30 pixels", shape_of(flow));
-}
-
-void check_same(const Tensor& a, const Tensor& b, const char* op, const char* name) {
-  check_flow(b, op, name);
-  S2D_CHECK(a.size(0) == b.size(0) && a.size(1) == b.size(1) && a.size(2) == b.size(2), op,
-            std::string(name) + " of the shape of the other flow", shape_of(b));
-}
-
-void check_masks(const Tensor& words, const Tensor& flow, const char* name) {
-  S2D_CHECK(words.scalar_type() == ScalarType::Long && words.dim() == 4 && words.size(0) == flow.size(0) &&
-                words.size(2) == flow.size(1) && words.size(3) == words_for(flow.size(2)),
-            "flow_warp_iou", std::string(name) + " words [P, masks, H, ceil(W/64)] of the size of flow",
-            shape_of(words));
-}
-
-const uint64_t* words_of(const Tensor& tensor) { return static_cast<const uint64_t*>(tensor.const_data_ptr()); }
-const float* floats_of(const Tensor& tensor) { return static_cast<const float*>(tensor.const_data_ptr()); }
-
 // Rows of all pairs, each on its own.
 template <typename Body>
 void each_row(const Tensor& flow, const Body& body) {
@@ -256,26 +231,14 @@ void each_row(const Tensor& flow, const Body& body) {
 std::tuple<Tensor, Tensor, Tensor> flow_warp_counts(const Tensor& source, const Tensor& target, int64_t width,
                                                     const Tensor& flow, std::optional<Tensor> visible,
                                                     std::optional<Tensor> reverse, int64_t mode) {
-  check_flow(flow, "flow_warp_iou", "flow");
-  S2D_CHECK(width == flow.size(2), "flow_warp_iou", "masks of the width of flow", width);
-  check_masks(source, flow, "source");
-  check_masks(target, flow, "target");
-  S2D_CHECK(mode == kNearest || mode == kBilinear, "flow_warp_iou", "mode 0 or 1", mode);
+  check_counts(source, target, width, flow, visible, reverse, mode);
   const int64_t pairs = flow.size(0), height = flow.size(1), words = words_for(width);
   const int64_t sources = source.size(1), targets = target.size(1);
   const Tensor from = torch::stable::contiguous(source), onto = torch::stable::contiguous(target);
   const Tensor there = torch::stable::contiguous(flow);
   std::optional<Tensor> shown, back;
-  if (visible) {
-    S2D_CHECK(visible->scalar_type() == ScalarType::Long && visible->dim() == 3 && visible->size(0) == pairs &&
-                  visible->size(1) == height && visible->size(2) == words,
-              "flow_warp_iou", "visible words [P, H, ceil(W/64)]", shape_of(*visible));
-    shown = torch::stable::contiguous(*visible);
-  }
-  if (reverse) {
-    check_same(flow, *reverse, "flow_warp_iou", "reverse");
-    back = torch::stable::contiguous(*reverse);
-  }
+  if (visible) shown = torch::stable::contiguous(*visible);
+  if (reverse) back = torch::stable::contiguous(*reverse);
   Tensor intersection = torch::stable::new_zeros(from, {pairs, sources, targets}, ScalarType::Long);
   Tensor warped = torch::stable::new_zeros(from, {pairs, sources}, ScalarType::Long);
   Tensor area = torch::stable::new_zeros(from, {pairs, targets}, ScalarType::Long);

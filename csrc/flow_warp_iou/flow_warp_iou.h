@@ -1,6 +1,7 @@
-// flow_warp_iou: the arithmetic of a pixel, shared by the CPU and GPU kernels.
+// flow_warp_iou: the arithmetic of a pixel, shared by the CPU and GPU kernels, and the launchers of the latter.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 
 #include "../common/flow.h"
@@ -41,14 +42,15 @@ S2D_HOST_DEVICE bool more_than_half(bool a, bool b, bool c, bool d, float fx, fl
   return upper * (1.0f - fy) + lower * fy > 0.5f;
 }
 
-// Where 64 masks, one a bit, are more than half set. Only bits on which the corners differ need arithmetic.
-S2D_HOST_DEVICE uint64_t blend_words(const uint64_t corner[4], float fx, float fy) {
-  uint64_t result = corner[0] & corner[1] & corner[2] & corner[3];
-  for (uint64_t rest = (corner[0] | corner[1] | corner[2] | corner[3]) & ~result; rest; rest &= rest - 1) {
+// Where the masks of a word, one a bit, are more than half set. Only bits on which the corners differ need arithmetic.
+template <typename Word>
+S2D_HOST_DEVICE Word blend_words(const Word corner[4], float fx, float fy) {
+  Word result = corner[0] & corner[1] & corner[2] & corner[3];
+  for (Word rest = (corner[0] | corner[1] | corner[2] | corner[3]) & ~result; rest; rest &= rest - 1) {
     const int bit = lowest_bit(rest);
     const bool set =
         more_than_half(corner[0] >> bit & 1, corner[1] >> bit & 1, corner[2] >> bit & 1, corner[3] >> bit & 1, fx, fy);
-    result |= static_cast<uint64_t>(set) << bit;
+    result |= static_cast<Word>(set) << bit;
   }
   return result;
 }
@@ -58,5 +60,38 @@ S2D_HOST_DEVICE bool consistent(const float* reverse, const Bounds& bounds, Vect
   const Vector there{p.x + f.x, p.y + f.y};
   return bounds.hold(there) & agree(f, lookup(reverse, bounds, there));
 }
+
+// The flow of a pixel at p that moves by `step` and on by `second`; NaN where the step leaves the frame.
+S2D_HOST_DEVICE Vector composed(const float* second, const Bounds& bounds, Vector p, Vector step) {
+  const Vector there{p.x + step.x, p.y + step.y};
+  const Vector onward = lookup(second, bounds, there);
+  const bool inside = bounds.hold(there);
+  return {inside ? step.x + onward.x : NAN, inside ? step.y + onward.y : NAN};
+}
+
+// Launchers: device pointers and a cudaStream_t; every flow begins at a multiple of eight bytes. Definitions in
+// flow_warp_iou.cu.
+
+// Masks [P, N or M, H, ceil(W/64)], flow and reverse [P, H, W, 2], visible [P, H, ceil(W/64)]; the last two may be
+// null.
+struct Warp {
+  const uint64_t* source;
+  const uint64_t* target;
+  const float* flow;
+  const uint64_t* visible;
+  const float* reverse;
+  int64_t pairs, sources, targets, height, width;
+  Mode mode;
+};
+
+// How many 32-bit words of scratch launch_counts needs.
+int64_t scratch_size(const Warp& warp);
+// intersection [P, N, M], warped_area [P, N] and target_area [P, M] are zero before.
+void launch_counts(const Warp& warp, uint32_t* scratch, int64_t* intersection, int64_t* warped_area,
+                   int64_t* target_area, void* stream);
+void launch_consistency(const float* flow, const float* reverse, uint8_t* good, int64_t pairs, int64_t height,
+                        int64_t width, void* stream);
+void launch_compose(const float* first, const float* second, float* out, int64_t pairs, int64_t height, int64_t width,
+                    void* stream);
 
 }  // namespace s2d::flow_warp_iou

@@ -13,7 +13,7 @@ from s2d.ops.bitmask import BitMasks, as_bits, unpack_masks
 from s2d.ops.reference import _flow as flow_reference
 from s2d.ops.reference import flow_warp_iou as reference
 
-ROOM = Room("flow_warp_iou", kernels=("cpu",))
+ROOM = Room("flow_warp_iou", kernels=("cpu", "cuda"))
 
 MODES = ("nearest", "bilinear")
 

@@ -19,12 +19,6 @@ pytestmark = pytest.mark.usefixtures("nan_memory")
 MODES = "nearest", "bilinear"
 
 
-@pytest.fixture(params=["cpu"])
-def device(request):
-    """The device types this room has kernels for."""
-    return request.param
-
-
 def equal(ours, reference):
     return all(torch.equal(a, b) for a, b in zip(ours, reference, strict=True))
 

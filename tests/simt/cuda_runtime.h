@@ -17,7 +17,9 @@
 #define __host__
 #define __forceinline__ inline __attribute__((always_inline))
 #define __launch_bounds__(...)
-#define __shared__ static __attribute__((section("simt_shared")))
+// All blocks run on one thread of the host, so that what is local to it is shared by a block. No section of a name of
+// its own: the compiler does not put a template's variables into one.
+#define __shared__ static thread_local
 
 // ---- types ----
 

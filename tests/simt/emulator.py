@@ -25,7 +25,13 @@ CACHE = ROOT / "build" / "simt"
 COMPILER = os.environ.get("CXX", "c++")
 COMMON = ["-std=c++20", "-O1", "-g1", "-fPIC", "-ffp-contract=off", f"-I{HERE}"]
 # The calls that sanitizers put before accesses, without their runtimes: memory.cpp answers them.
-INSTRUMENTED = ["-fsanitize=thread,bounds,alignment", "--param=tsan-instrument-func-entry-exit=0", "-x", "c++"]
+INSTRUMENTED = [
+    "-fsanitize=thread,bounds,alignment",
+    "--param=tsan-instrument-func-entry-exit=0",
+    "-D__CUDA_ARCH__=900",  # headers shared with the CPU take the branch that the GPU takes
+    *("-include", "cuda_runtime.h"),  # as nvcc does
+    *("-x", "c++"),
+]
 TORCH = [
     f"-isystem{Path(torch.__file__).parent / 'include'}",
     "-DUSE_CUDA",

@@ -3,15 +3,13 @@
 // against the exact bounds of the launch's buffers, and against the accesses of other threads since the last barrier.
 
 #include <dlfcn.h>
+#include <link.h>
 
 #include <cstdio>
 #include <cstring>
 #include <vector>
 
 #include "simt.h"
-
-// The linker gives the bounds of the section in which __shared__ variables lie.
-extern "C" __attribute__((weak, visibility("hidden"))) char __start_simt_shared[], __stop_simt_shared[];
 
 namespace simt {
 namespace {
@@ -67,6 +65,31 @@ struct Region {
 
 std::vector<Region> buffers;
 Region shared{nullptr, 0, true, {}};
+
+thread_local volatile char first_use;  // memory that is local to a thread is there once some of it was used
+
+// The __shared__ variables of this library: all that it keeps for the running thread of the host.
+void find_shared() {
+  first_use = 1;
+  dl_iterate_phdr(
+      [](dl_phdr_info* library, size_t, void*) {
+        const auto here = reinterpret_cast<uintptr_t>(&find_shared);
+        bool ours = false;
+        size_t bytes = 0;
+        for (int i = 0; i < library->dlpi_phnum; ++i) {
+          const auto& part = library->dlpi_phdr[i];
+          const uintptr_t begin = library->dlpi_addr + part.p_vaddr;
+          ours |= part.p_type == PT_LOAD && here >= begin && here < begin + part.p_memsz;
+          if (part.p_type == PT_TLS) bytes = part.p_memsz;
+        }
+        if (ours) {
+          shared.begin = static_cast<const char*>(library->dlpi_tls_data);
+          shared.bytes = bytes;
+        }
+        return ours ? 1 : 0;
+      },
+      nullptr);
+}
 
 enum class Kind { read, write, atomic };
 
@@ -163,11 +186,9 @@ void begin_launch() {
 }
 
 void begin_block() {
-  if (!__start_simt_shared) return;
-  shared.begin = __start_simt_shared;
-  shared.bytes = static_cast<size_t>(__stop_simt_shared - __start_simt_shared);
+  find_shared();
   shared.cells.assign(shared.bytes, Cell{});
-  std::memset(__start_simt_shared, 0xcb, shared.bytes);
+  std::memset(const_cast<char*>(shared.begin), 0xcb, shared.bytes);
 }
 
 void forget_buffers() { buffers.clear(); }
