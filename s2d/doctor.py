@@ -64,9 +64,7 @@ def report() -> str:
     for room in sorted(ROOMS, key=lambda room: room.name):
         native = [kind for kind in room.kernels if _native.missing(kind) is None]
         waiting = "" if room.kernels else " (kernels to come)"
-        lines.append(
-            f"  {room.name:<20} {', '.join([f'{kind} kernel' for kind in native] + ['reference'])}{waiting}"
-        )
+        lines.append(f"  {room.name:<20} {', '.join([f'{kind} kernel' for kind in native] + ['reference'])}{waiting}")
     lines += ["", "optional               what it is for"]
     for module, extra, purpose in OPTIONAL:
         found = "installed" if _installed(module) else f"missing: pip install 's2d[{extra}]'"
