@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import sys
 from pathlib import Path
@@ -12,7 +11,7 @@ import torch
 
 sys.path.append(str(Path(__file__).parents[1]))  # the benchmarks are not installed
 
-from benchmarks.gpu.entry import entries, mapped, same, tensors
+from benchmarks.gpu.entry import entries, mapped, needs, same, tensors, waits_for
 
 ENTRIES = entries("TINY")
 NAMES = [f"{entry.op}-{entry.case}" for _, entry in ENTRIES]
@@ -21,11 +20,11 @@ NAMES = [f"{entry.op}-{entry.case}" for _, entry in ENTRIES]
 @pytest.fixture(params=ENTRIES, ids=NAMES)
 def entry(request: pytest.FixtureRequest):
     """Each entry of the GPU benchmark whose room has a GPU kernel."""
-    room, one = request.param
-    found = importlib.import_module(f"s2d.ops.{room}").ROOM
-    if not {"cuda", "triton"} & set(found.kernels):
-        pytest.skip(f"{room} has no GPU kernel yet")
-    reason = found.missing("cuda")
+    name, one = request.param
+    rooms = needs(name)
+    if not all(room.on_gpu for room in rooms):
+        pytest.skip(waits_for(name))
+    reason = next(filter(None, (room.missing("cuda") for room in rooms)), None)
     if reason is None and not torch.cuda.is_available():
         reason = "there is no CUDA device"
     if reason is not None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from s2d.ops._dispatch import ROOMS
+from s2d.ops._dispatch import ROOMS, Room
 
 sys.path.append(str(Path(__file__).parents[1]))  # the benchmarks are not installed
 
@@ -42,8 +42,16 @@ def run_entry(one: Entry) -> report.Row:
 
 
 def test_every_room_with_gpu_kernels_contributes():
-    with_kernels = {room.name for room in ROOMS if {"cuda", "triton"} & set(room.kernels)}
-    assert with_kernels <= set(entry.rooms()) <= {room.name for room in ROOMS}
+    with_kernels = {room.name for room in ROOMS if room.on_gpu}
+    assert with_kernels <= set(entry.rooms()) <= {room.name for room in ROOMS} | {"model"}
+
+
+def test_what_waits_for_kernels_says_for_which(monkeypatch):
+    waiting = Room("toy")
+    ROOMS.remove(waiting)
+    monkeypatch.setattr(entry, "needs", lambda name: [waiting])
+    assert entry.waits_for("model", "cuda") == "model waits for GPU kernels of toy"
+    assert entry.waits_for("model", "cpu") is None
 
 
 def test_the_dry_run_times_every_operator_and_saves_nothing():

@@ -1,9 +1,10 @@
 """What the GPU benchmark of a room is made of, and how the rooms are found.
 
-``bench_<op>.py`` in this folder is the contribution of a room:
+``bench_<op>.py`` in this folder is the contribution of a room (``bench_model.py`` is of the whole model):
 
     FULL, TINY, SMALL   lists of sizes: to be timed; for a dry run on a CPU; odd ones for the sanitizers
     entries(*sizes)     the room's `Entry`s for one of them
+    NEEDS               the rooms it stands on, where that is not the one it is named after
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor
 
 from s2d.ops import BitMasks
+from s2d.ops._dispatch import Room
 
 
 @dataclass(frozen=True)
@@ -138,12 +140,19 @@ def entries(sizes: str) -> list[tuple[str, Entry]]:
     ]
 
 
-def waits_for(room: str, device: str = "cuda") -> str | None:
-    """Why a room has nothing to run on a GPU yet, or None; raises where it has kernels that cannot run here."""
-    found = importlib.import_module(f"s2d.ops.{room}").ROOM
+def needs(name: str) -> list[Room]:
+    """The rooms that the benchmark of this name stands on."""
+    names = getattr(rooms()[name], "NEEDS", (name,))
+    return [importlib.import_module(f"s2d.ops.{room}").ROOM for room in names]
+
+
+def waits_for(name: str, device: str = "cuda") -> str | None:
+    """Why a benchmark has nothing to run on a GPU yet, or None; raises where there are kernels that cannot run here."""
     if device == "cpu":
         return None
-    if not {"cuda", "triton"} & set(found.kernels):
-        return f"{room} has no GPU kernel yet"
-    found.choose(torch.device(device), "native")
+    waiting = [room.name for room in needs(name) if not room.on_gpu]
+    if waiting:
+        return f"{name} waits for GPU kernels of {', '.join(waiting)}"
+    for room in needs(name):
+        room.choose(torch.device(device), "native")
     return None
