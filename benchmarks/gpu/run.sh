@@ -32,11 +32,12 @@ tool() {
 }
 
 run_build() {
-  local architecture
-  architecture=$(python3 -c 'import torch; print("%d%d-real" % torch.cuda.get_device_capability())')
-  say "install with CUDA kernels for ${S2D_CUDA_ARCHITECTURES:-$architecture}"
-  S2D_CUDA=ON S2D_CUDA_ARCHITECTURES="${S2D_CUDA_ARCHITECTURES:-$architecture}" \
-    python3 -m pip install --no-build-isolation --no-deps -e .
+  local architecture=${S2D_CUDA_ARCHITECTURES:-}
+  if [[ -z $architecture ]]; then
+    architecture=$(python3 -c 'import torch; print("%d%d-real" % torch.cuda.get_device_capability())')
+  fi
+  say "install with CUDA kernels for $architecture"
+  S2D_CUDA=ON S2D_CUDA_ARCHITECTURES=$architecture python3 -m pip install --no-build-isolation --no-deps -e .
   say "what was built"
   python3 -c 'from s2d.doctor import report; print(report())'
   python3 -c 'import sys; from s2d import _native; sys.exit(_native.missing("cuda"))'
