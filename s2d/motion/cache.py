@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load, save_file
 from torch import Tensor
 
 from s2d import __version__
@@ -102,7 +102,7 @@ class CachedPrior:
         tensors = _tensors(motion)
         try:
             with atomic_write(path) as temporary:
-                save_file(tensors, temporary, {"crc32": str(_checksum(tensors))})
+                save_file(tensors | {"crc32": _checksum(tensors)}, temporary)
             self._evict()
         except (OSError, SafetensorError, InputError) as error:
             _warn(f"motion could not be kept in {self._folder}: {error}")
@@ -130,16 +130,16 @@ class CachedPrior:
 def _read(path: Path, frames: Tensor) -> VideoFlow | PointTracks | None:
     """An entry, marked as used just now; None where there is none that is whole."""
     try:
-        with safe_open(path, "pt") as file:
-            checksum = (file.metadata() or {}).get("crc32")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+        # Not by safetensors' own reader of files: it opens them twice, and another process may be at work in between.
+        tensors = load(path.read_bytes())
     except FileNotFoundError:
         return None
     except (OSError, SafetensorError) as error:
         _warn(f"the cached motion {path} is damaged and computed again: {error}")
         return None
+    checksum = tensors.pop("crc32", None)
     kind = _KINDS.get(tuple(sorted(tensors)))
-    if kind is None or checksum != str(_checksum(tensors)) or not _fits(kind(**tensors), frames):
+    if kind is None or checksum != _checksum(tensors) or not _fits(kind(**tensors), frames):
         _warn(f"the cached motion {path} is damaged and computed again: its contents are not what was written")
         return None
     with contextlib.suppress(OSError):
@@ -166,11 +166,11 @@ def _fits(motion: VideoFlow | PointTracks, frames: Tensor) -> bool:
     return motion.forward.shape == motion.backward.shape == shape and motion.forward.dtype == torch.float16
 
 
-def _checksum(tensors: Mapping[str, Tensor]) -> int:
+def _checksum(tensors: Mapping[str, Tensor]) -> Tensor:
     total = 0
     for name in sorted(tensors):
         total = zlib.crc32(tensors[name].numpy(), total)
-    return total
+    return torch.tensor([total])
 
 
 def _check_folder(folder: Path) -> None:

@@ -90,7 +90,7 @@ def _optical_flow() -> ModuleType:
         from torchvision.models import optical_flow
     # An extension that was built for another torch fails in many ways, most often as a RuntimeError.
     except Exception as error:
-        absent = isinstance(error, ModuleNotFoundError) and error.name == "torchvision"
+        absent = isinstance(error, ModuleNotFoundError) and (error.name or "").startswith("torchvision")
         reason = "it is not installed" if absent else f"it does not import ({' '.join(str(error).split())})"
         raise InputError(f"expected torchvision for the motion prior raft, got none: {reason}; {_pair()}") from None
     return optical_flow
