@@ -159,6 +159,30 @@ def discover_command(
     proposals: Annotated[Path, typer.Argument(help="Label maps (a folder), COCO or YTVIS json.", show_default=False)],
     output: Output,
     scoring: Annotated[str, typer.Option(help="trajectory, flow or both.")] = "both",
+    motion: Annotated[
+        str,
+        typer.Option(
+            help="What leads from frame to frame: dis (needs no weights), raft:WEIGHTS (torchvision's), files:FOLDER "
+            "(.flo, KITTI .png or .npz) or cotracker3:CHECKOUT:CHECKPOINT."
+        ),
+    ] = "dis",
+    motion_option: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE",
+            help="Of the motion prior; may be repeated. dis: quality (ultrafast, fast, medium); raft: iterations, "
+            "device; cotracker3: grid, query_frames, device.",
+            show_default=False,
+        ),
+    ] = None,
+    cache: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Keep motion there in half precision, to be read instead of computed another time (at most 20 GB).",
+            show_default="$S2D_CACHE, else nothing is kept",
+        ),
+    ] = None,
     threads: Threads = None,
     working_short_side: WorkingSide = 360,
     overwrite: Overwrite = False,
@@ -167,6 +191,8 @@ def discover_command(
 ) -> None:
     """Keymasks: instances on some frames (YTVIS json)."""
     from s2d.data.ytvis import write_ytvis
+    from s2d.motion.cache import with_cache
+    from s2d.motion.prior import make_prior, parse_options
     from s2d.stages.discover import DiscoverSettings, discover
     from s2d.stages.job import file_job
     from s2d.stages.propose import load_proposals
@@ -175,14 +201,17 @@ def discover_command(
     opened = _open(video, short_side=working_short_side)
     masks = load_proposals(proposals, opened)
     settings = DiscoverSettings(scoring=scoring)
+    prior = with_cache(make_prior(motion, **parse_options(motion_option or [])), cache)
     fingerprint = {
         "input": identify(video),
         "proposals": identify(proposals),
         "settings": settings,
+        "motion": prior.fingerprint(),
         "size": opened.size,
     }
     with file_job(output, fingerprint, threads=threads, overwrite=overwrite, resume=resume):
-        write_ytvis(output, discover(opened, masks, settings, progress=not quiet), fps=float(opened.fps))
+        found = discover(opened, masks, settings, motion=prior, progress=not quiet)
+        write_ytvis(output, found, fps=float(opened.fps))
 
 
 @app.command("distill")

@@ -1,1 +1,1 @@
-"""Motion priors that need no weights: optical flow, camera motion, moving regions."""
+"""Motion priors (`prior`: flow, point tracks, files, with a cache); camera motion and moving regions."""

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
+
+from s2d.errors import InputError
+
+if TYPE_CHECKING:
+    from s2d.data.video import Video
 
 _PRESETS = {
     "ultrafast": cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST,
@@ -107,3 +113,25 @@ def video_flow(
         backward[t] = torch.from_numpy(flow_between(second, first, quality))
         first = second
     return VideoFlow(forward, backward)
+
+
+class DisPrior:
+    """The default `s2d.motion.prior.MotionPrior`: `video_flow`, which needs no weights.
+
+    Args:
+        quality: see `dis_flow`.
+    """
+
+    name = "dis"
+    pure = True
+
+    def __init__(self, *, quality: str = "medium") -> None:
+        if quality not in _PRESETS:
+            raise InputError(f"expected quality of the motion prior dis: {', '.join(_PRESETS)}, got {quality!r}")
+        self._quality = quality
+
+    def fingerprint(self) -> dict[str, Any]:
+        return {"prior": self.name, "quality": self._quality, "opencv": cv2.__version__}
+
+    def scene(self, frames: Tensor, start: int, video: Video) -> VideoFlow:
+        return video_flow(frames, quality=self._quality)

@@ -17,8 +17,9 @@ from tqdm import tqdm
 from s2d.data.types import FrameMasks, Keymasks
 from s2d.data.video import Video
 from s2d.errors import InputError
-from s2d.motion.dis import video_flow
-from s2d.ops import RLE, BitMasks, pack_masks, track_coverage, unpack_masks
+from s2d.motion.dis import DisPrior, VideoFlow
+from s2d.motion.prior import MotionPrior
+from s2d.ops import RLE, BitMasks, PointTracks, pack_masks, track_coverage, unpack_masks
 from s2d.stages import _agreement as evidence
 from s2d.stages._grouping import Group, temporal_groups, visibility_groups
 from s2d.stages._instances import Instance, continue_instances, join_duplicates, keep_best
@@ -98,7 +99,12 @@ class DiscoverSettings:
 
 
 def discover(
-    video: Video, masks: FrameMasks, settings: DiscoverSettings | None = None, *, progress: bool = True
+    video: Video,
+    masks: FrameMasks,
+    settings: DiscoverSettings | None = None,
+    *,
+    motion: MotionPrior | None = None,
+    progress: bool = True,
 ) -> Keymasks:
     """Instances that noisy masks of single frames agree on, each with masks on some frames.
 
@@ -106,15 +112,17 @@ def discover(
         video: the frames; read once, at ``settings.short_side``.
         masks: the proposals, N of them.
         settings: None for the defaults.
+        motion: what carries points from frame to frame; None for `DisPrior`.
         progress: show a bar over frames.
 
     Returns:
         `Keymasks` at ``masks.size``, the best instance first; none (not an error) where no masks agree.
 
     Raises:
-        InputError: the video and the masks differ in their number of frames.
+        InputError: the video and the masks differ in their number of frames, or the prior gives nothing for this video
+            or nothing that can be used.
     """
-    settings = settings or DiscoverSettings()
+    settings, motion = settings or DiscoverSettings(), motion or DisPrior()
     if video.num_frames != masks.num_frames:
         raise InputError(
             f"expected masks of the {video.num_frames} frames of {video.name}, got masks of {masks.num_frames} frames"
@@ -127,7 +135,8 @@ def discover(
         for scene in split_scenes(small, settings.max_span, settings.overlap, settings.cut):
             first, last = (int(torch.searchsorted(masks.frames, scene.start + t)) for t in (0, len(scene.frames)))
             if first < last:
-                instances, own = _of_scene(scene, masks, slice(first, last), settings)
+                moved = motion.scene(scene.frames, scene.start, small)
+                instances, own = _of_scene(scene, moved, masks, slice(first, last), settings)
                 scores[first:last] = own
                 # Only instances of the part before can go on, and they share frames with this one.
                 done = [old for old in found if not scene.continues or masks.frames[old.masks[-1]] < scene.start]
@@ -140,12 +149,13 @@ def discover(
 
 
 def _of_scene(
-    scene: Scene, masks: FrameMasks, part: slice, settings: DiscoverSettings
+    scene: Scene, flow: VideoFlow | PointTracks, masks: FrameMasks, part: slice, settings: DiscoverSettings
 ) -> tuple[list[Instance], Tensor]:
     """Instances of one scene, in the numbering of the whole video, and a score for every mask of ``part``."""
+    if isinstance(flow, PointTracks):
+        raise InputError("expected optical flow, got point tracks: point tracks are not supported by this scoring")
     frames = masks.frames[part] - scene.start
     bits = _resize(masks.bits(part), tuple(scene.frames.shape[2:]))
-    flow = video_flow(scene.frames, progress=False)
     coverage = track_coverage(
         bits,
         frames,

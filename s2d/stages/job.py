@@ -10,6 +10,7 @@ from typing import Any
 import cv2
 import torch
 
+from s2d.errors import InputError
 from s2d.stages.workspace import Workspace, check_folder, remove
 
 
@@ -52,6 +53,12 @@ def file_job(
     workspace = Workspace.open(
         folder, {**fingerprint, "threads": threads}, [result], overwrite=overwrite, resume=resume
     )
-    with use_threads(threads), workspace.stage("partial") as partial:
-        yield partial
+    try:
+        with use_threads(threads), workspace.stage("partial") as partial:
+            yield partial
+    except InputError:
+        # Input that was found bad before any partial work leaves nothing to continue.
+        if not any((folder / "partial").iterdir()):
+            remove(folder)
+        raise
     remove(folder)
