@@ -58,13 +58,14 @@ S2D_LOOP void terms_of(const Lanes<float, kLanes>& x, Lanes<float, kLanes>& soft
   p = (p * r) * r + r + 1.0f;
   const Values e = p * reinterpret_cast<Values>((reinterpret_cast<Bits>(shifted) << 23) + 0x3f800000);
 
-  // log1p(e) = 2 artanh(s) with s = e / (2 + e), at most 1/3.
-  const Values s = e / (e + 2.0f), z = s * s;
+  // log1p(e) = 2 artanh(s) with s = e / (2 + e), at most 1/3; one division serves it and the sigmoid.
+  const Values quotient = 1.0f / ((e + 1.0f) * (e + 2.0f));
+  const Values s = e * (e + 1.0f) * quotient, z = s * s;
   Values q = z * 0.1401221097f + 0.1399957477f;
   q = q * z + 0.2001084923f;
   q = q * z + 0.3333320657f;
   softplus = (x < 0.0f ? Values{} : x) + 2.0f * (s + s * (z * q));
-  const Values share = 1.0f / (e + 1.0f);
+  const Values share = (e + 2.0f) * quotient;
   sigmoid = x < 0.0f ? e * share : share;
 }
 

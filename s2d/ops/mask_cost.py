@@ -62,3 +62,11 @@ def mask_cost(
 def _(logits: Tensor, words: Tensor, width: int, points: Tensor) -> tuple[Tensor, Tensor]:
     dtype = torch.promote_types(logits.dtype, torch.float32)
     return tuple(logits.new_empty((logits.shape[0], words.shape[0]), dtype=dtype) for _ in range(2))
+
+
+@_native.triton("mask_cost")
+def _(logits: Tensor, words: Tensor, width: int, points: Tensor) -> tuple[Tensor, Tensor]:
+    from s2d.kernels.mask_cost import launch
+
+    with torch.cuda.device_of(logits):
+        return launch(logits.contiguous(), words.contiguous(), width, points.contiguous())
