@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from s2d.ops import BitMasks, mask_cost, pack_masks
 from s2d.ops.reference.mask_cost import mask_cost as definition
 from s2d.ops.reference.temporal_drop_loss import sample
-from s2d.testing.cases.mask_cost import CASES, make
+from s2d.testing.cases.mask_cost import CASES, Case, make
 from s2d.testing.numeric import assert_within_budget
 
 pytestmark = pytest.mark.usefixtures("nan_memory")
@@ -108,16 +108,20 @@ def test_any_strides(device):
 
 
 def test_more_than_a_block_of_everything(device, monkeypatch):
-    """More of all than a block on the GPU takes, and few blocks: its loops run more than once."""
+    """More of all than a block on the GPU takes, and few blocks: each sums points in many steps."""
     if device != "cpu" or os.environ.get("TRITON_INTERPRET") == "1":
         from s2d.kernels import mask_cost as kernels
 
         monkeypatch.setattr(kernels, "PROGRAMS", 12)
-        monkeypatch.setattr(kernels, "COST", {**kernels.COST, "CHUNKS": 2})
     generator = torch.Generator().manual_seed(6)
     logits = (2 * torch.randn(131, 1, 5, 37, generator=generator)).to(device)
     target = (torch.rand(9, 1, 7, 70, generator=generator) < 0.3).to(device)
     points = torch.rand(133, 2, generator=generator).to(device)
+    assert_equals_definition(mask_cost(logits, target, points), logits, target, points)
+
+
+def test_more_chunks_than_are_added_at_once(device):
+    logits, target, points = (part.to(device) for part in make(Case("long", 2, 2, 44, (3, 5), (6, 9), 11)))
     assert_equals_definition(mask_cost(logits, target, points), logits, target, points)
 
 
@@ -129,7 +133,7 @@ def test_nothing_flows_back(device):
 
 
 def test_operators_are_registered_properly(device):
-    logits, target, points = (part.to(device) for part in make(CASES[1]))
+    logits, target, points = (part.to(device) for part in make(Case("few", 3, 2, 1, (4, 5), (6, 9), 5)))
     bits = pack_masks(target)
     for dtype in (torch.float32, torch.bfloat16):
         torch.library.opcheck(torch.ops.s2d.mask_cost.default, (logits.to(dtype), bits.words, bits.width, points))
@@ -164,7 +168,7 @@ def test_every_instruction_set_is_within_the_budget(isa):
         "import torch\n"
         "from s2d.ops import mask_cost\n"
         "from s2d.ops.reference.mask_cost import mask_cost as definition\n"
-        "from s2d.testing.cases.mask_cost import CASES, make\n"
+        "from s2d.testing.cases.mask_cost import CASES, Case, make\n"
         "from s2d.testing.numeric import assert_within_budget\n"
         "for dtype in (torch.float32, torch.float64, torch.bfloat16):\n"
         "    logits, target, points = make(CASES[1])\n"
