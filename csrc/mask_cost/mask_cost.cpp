@@ -1,10 +1,12 @@
 // mask_cost on the CPU: schema of the room and its CPU kernel.
 //
-// The points are sorted by the row of logits they fall in. A task owns sixteen queries of one frame and a band of rows:
-// it turns each row it needs so that the sixteen values of a pixel lie side by side, and then a point is four vector
-// loads from two rows in the first-level cache, with no test for the border, which is a frame of zeros. Logits are read
-// once (bands read one row twice), labels once for sixteen queries. Sums of up to 128 points are in T, the rest in
-// double; which points are summed together depends on the sizes alone, so threads change nothing.
+// The points are sorted by the row of logits they fall in. A task owns a register of queries (sixteen with AVX-512,
+// eight, four) of one frame and a band of rows: it turns each row it needs so that the queries' values of a pixel lie
+// side by side, and then a point is four vector loads from two rows in the first-level cache, with no test for the
+// border, which is a frame of zeros. Each logit is read once (twice where bands meet), each label once for a register
+// of queries. The hard part is the exponential: one of them, and one division, serve softplus and sigmoid. Sums of up
+// to 128 points are in T, the rest in double; which points are summed together depends on the sizes alone, so neither
+// threads nor the width of a register change a digit.
 
 #include "mask_cost.h"
 
@@ -235,7 +237,7 @@ S2D_LOOP void multiply(const Lanes<T, kLanes>* logit, const Lanes<T, kLanes>* pr
   }
 }
 
-// sums[2 + 2 G, 16] of one band: softplus, probability, and for each target the two products.
+// sums[2 + 2 G, kLanes] of one band: softplus, probability, and for each target the two products.
 template <int kLanes, typename T>
 S2D_LOOP void sum_band(const Inputs<T>& in, int64_t query, int64_t frame, int64_t band, double* sums) {
   using Pixel = typename Vector<T, kLanes>::InMemory;
@@ -332,7 +334,9 @@ void costs(const Sizes& sizes, const T* logits, const uint32_t* words, const T* 
   const int64_t parts = sizes.frames * sizes.bands(), blocks = (sizes.queries + task.lanes - 1) / task.lanes;
   const int64_t length = (2 + 2 * sizes.targets) * task.lanes;
   std::vector<double> sums(blocks * parts * length);
-  parallel_over(blocks * parts, kGrainBytes, [&](int64_t begin, int64_t end) {
+  // A point takes as long as four registers of memory.
+  const int64_t values = (sizes.height * sizes.width + 4 * sizes.points) / sizes.bands() * task.lanes;
+  parallel_over(blocks * parts, values * static_cast<int64_t>(sizeof(T)), [&](int64_t begin, int64_t end) {
     for (int64_t k = begin; k < end; ++k) {
       const int64_t part = k % parts;
       task.run(in, k / parts * task.lanes, part / sizes.bands(), part % sizes.bands(), sums.data() + k * length);
