@@ -144,7 +144,7 @@ def test_a_triton_kernel_over_its_ceiling_is_reported(tmp_path, monkeypatch, arc
         "num_stages": 2,
     }
     use = resources.compile_variant("toy", variant, architecture)
-    name = "toy::double_kernel<BLOCK=1024, num_warps=4, num_stages=2>"
+    name = "toy::double_kernel<fp32, BLOCK=1024, num_warps=4, num_stages=2>"
     assert (use.kernel, use.architecture, use.stack) == (name, architecture, 0)
     assert 8 < use.registers < 64
     assert resources.problems([use], {"toy::double_kernel": Ceiling(64)}) == []

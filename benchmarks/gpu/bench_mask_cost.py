@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.gpu.entry import Entry, Peer, compiled
-from s2d.ops import mask_cost
+from s2d.ops import BitMasks, mask_cost, pack_masks, unpack_masks
 from s2d.ops.reference.mask_cost import mask_cost as definition
 from s2d.testing.cases import mask_cost as cases
 from s2d.testing.numeric import assert_within_budget
@@ -18,8 +18,13 @@ SMALL = [(case,) for case in cases.CASES]
 GOAL_US = 60.0  # at the matcher's own number of points
 
 
-def right(result: tuple[Tensor, Tensor], *inputs: Tensor) -> bool:
+def dense(logits: Tensor, bits: BitMasks, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    return logits, unpack_masks(bits), points
+
+
+def right(result: tuple[Tensor, Tensor], *inputs: Tensor | BitMasks) -> bool:
     """Within a small multiple of the error that torch itself makes against float64."""
+    inputs = dense(*inputs)
     for part, ours in enumerate(result):
         assert_within_budget(ours, lambda *x, part=part: definition(*x)[part], *inputs, multiple=4)
     return True
@@ -31,11 +36,12 @@ def close(ours: tuple[Tensor, Tensor], peer: tuple[Tensor, Tensor]) -> bool:
 
 def entries(case: cases.Case) -> list[Entry]:
     def make(device: str, seed: int) -> tuple:
-        return tuple(part.to(device) for part in cases.make(case, seed))
+        logits, target, points = cases.make(case, seed)
+        return logits.to(device), pack_masks(target.to(device)), points.to(device)
 
     queries, targets, frames = case.queries, case.targets, case.frames
     (h, w), (height, width) = case.logit_size, case.target_size
-    samples = frames * case.num_points
+    mask_bytes, samples = 8 * height * ((width + 63) // 64), frames * case.num_points
     text = f"Q={queries}, G={targets}, T={frames}, {h}x{w} and {height}x{width}, P={case.num_points}"
     return [
         Entry(
@@ -44,10 +50,13 @@ def entries(case: cases.Case) -> list[Entry]:
             make,
             mask_cost,
             right,
-            bytes=frames * (4 * queries * h * w + targets * height * width) + 8 * (case.num_points + queries * targets),
+            bytes=frames * (4 * queries * h * w + targets * mask_bytes) + 8 * (case.num_points + queries * targets),
             operations=4 * queries * targets * samples,
             unit="flop",
-            peers={"torch": Peer(definition, close), "torch.compile": Peer(compiled(definition), close)},
+            peers={
+                "torch": Peer(definition, close, dense),
+                "torch.compile": Peer(compiled(definition), close, dense),
+            },
             goal_us=GOAL_US if case == cases.BENCHMARKS[0] else None,
         )
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -29,6 +30,11 @@ class ClipTargets:
 
     def __len__(self) -> int:
         return len(self.keep)
+
+    @cached_property
+    def bits(self) -> BitMasks:
+        """The masks as bits, packed once for all that read them."""
+        return pack_masks(self.masks)
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,8 @@ class Usage:
     """What one compiled kernel takes.
 
     Attributes:
-        kernel: ``room::kernel``, with the arguments of its template or its constants in angle brackets.
+        kernel: ``room::kernel``, with the arguments of its template, or what its pointers lead to and its constants, in
+            angle brackets.
         architecture: compute capability times ten: 90 is sm_90.
         registers: of one thread.
         stack: bytes of stack and local memory of one thread; where a kernel spills, it spills there.
@@ -132,7 +133,9 @@ def compile_variant(room: str, variant: dict[str, Any], architecture: int) -> Us
         file.flush()
         (usage,) = read_binary(Path(file.name))
     constants = {**variant["constants"], "num_warps": variant["num_warps"], "num_stages": variant["num_stages"]}
-    name = f"{room}::{usage.kernel}<{', '.join(f'{key}={value}' for key, value in constants.items())}>"
+    pointers = dict.fromkeys(kind.removeprefix("*") for kind in signature.values() if kind.startswith("*"))
+    arguments = ", ".join([*pointers, *(f"{key}={value}" for key, value in constants.items())])
+    name = f"{room}::{usage.kernel}<{arguments}>"
     shared = usage.shared + compiled.metadata.shared
     return Usage(name, architecture, usage.registers, usage.stack, shared)
 

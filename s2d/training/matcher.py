@@ -7,7 +7,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from s2d.data.clips import ClipTargets
-from s2d.ops import mask_cost
+from s2d.ops import BitMasks, mask_cost
 from s2d.training.settings import LossSettings
 
 
@@ -43,12 +43,16 @@ def match(
 
 
 def _pairs(masks: Tensor, targets: ClipTargets, points: Tensor, frames: str) -> tuple[Tensor, Tensor]:
+    bits = targets.bits
     if frames == "all" or bool(targets.keep.all()):
-        return mask_cost(masks, targets.masks, points)
-    bce, dice = masks.new_zeros(2, len(masks), len(targets)).unbind(0)
+        return mask_cost(masks, bits, points)
+    dtype = torch.promote_types(masks.dtype, torch.float32)
+    bce, dice = masks.new_zeros(2, len(masks), len(targets), dtype=dtype).unbind(0)
     patterns, group = targets.keep.unique(dim=0, return_inverse=True)
     for index, keep in enumerate(patterns):
         members = (group == index).nonzero()[:, 0]
         if keep.any():
-            bce[:, members], dice[:, members] = mask_cost(masks[:, keep], targets.masks[members][:, keep], points)
+            chosen = BitMasks(bits.words[members][:, keep], bits.width)
+            # Choosing frames copies the logits.
+            bce[:, members], dice[:, members] = mask_cost(masks if keep.all() else masks[:, keep], chosen, points)
     return bce, dice

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import importlib
 import os
 import re
 import subprocess
+import warnings
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -126,10 +130,58 @@ class Emulator:
 
 
 _registered = torch.library.Library("s2d", "IMPL")
+_TRITON_TYPES = {
+    torch.float64: "*fp64",
+    torch.float32: "*fp32",
+    torch.bfloat16: "*bf16",
+    torch.float16: "*fp16",
+    torch.int64: "*i64",
+    torch.int32: "*i32",
+    torch.uint8: "*u8",
+}
+
+# What was launched of each room's Triton kernels: name, types of the arguments, constants and options.
+triton_launches: dict[str, set[tuple]] = {}
+
+
+class Recorded:
+    """A Triton kernel that keeps account of its launches."""
+
+    def __init__(self, kernel: Any, launches: set[tuple]) -> None:
+        self.kernel, self.launches = kernel, launches
+
+    def __getitem__(self, grid: tuple) -> Callable:
+        def run(*arguments: Any, **constants: int) -> None:
+            types = (_TRITON_TYPES[a.dtype] if isinstance(a, torch.Tensor) else "i32" for a in arguments)
+            self.launches.add((self.kernel.__name__, tuple(types), tuple(sorted(constants.items()))))
+            self.kernel[grid](*arguments, **constants)
+
+        return run
+
+
+def triton_variants(room: str) -> set[tuple]:
+    """The variants that ``kernels/<room>.py`` lists, written as in ``triton_launches``."""
+    options = ("num_warps", "num_stages")
+    return {
+        (
+            variant["kernel"].__name__,
+            tuple(variant["signature"].values()),
+            tuple(sorted({**variant["constants"], **{name: variant[name] for name in options}}.items())),
+        )
+        for variant in importlib.import_module(f"s2d.kernels.{room}").VARIANTS
+    }
 
 
 def load_triton(room: str) -> None:
     """Register the launchers of a room's Triton kernels for CPU tensors; ``TRITON_INTERPRET=1`` must be set already."""
+    if room in triton_launches:
+        return
+    launches = triton_launches[room] = set()
+    module = importlib.import_module(f"s2d.kernels.{room}")
+    for kernel in {id(variant["kernel"]): variant["kernel"] for variant in module.VARIANTS}.values():
+        setattr(module, kernel.__name__, Recorded(kernel, launches))
     for name, launcher in _native.TRITON.items():
         if launcher.__module__ == f"s2d.ops.{room}":
-            _registered.impl(name, launcher, "CPU", allow_override=True)
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "Warning only once for all operators")  # it is to be overridden
+                _registered.impl(name, launcher, "CPU", allow_override=True)
