@@ -41,7 +41,9 @@ jit = triton.jit(do_not_specialize=[*SIZES, "height", "width", "halves"])
 
 TURN = {"PIXELS": 32, "QUERIES": 128, "num_warps": 4, "num_stages": 1}
 LABEL = {"POINTS": 128, "TARGETS": 8, "num_warps": 4, "num_stages": 1}
-SUM = {"POINTS": 4, "TARGETS": 8, "QUERIES": 128, "num_warps": 4, "num_stages": 1}
+# Left alone, Triton 3.6 takes a few registers more than let four blocks of sum_kernel share a multiprocessor.
+SUM = {"POINTS": 4, "TARGETS": 8, "QUERIES": 128, "num_warps": 4, "num_stages": 1, "maxnreg": 128}
+SUM_DOUBLE = SUM | {"maxnreg": 255}
 COST = {"CHUNKS": 128, "QUERIES": 16, "num_warps": 8, "num_stages": 1}
 
 PROGRAMS = 512  # of sum_kernel: one wave of four blocks on the 132 multiprocessors of an H200
@@ -251,8 +253,9 @@ def launch(logits: Tensor, words: Tensor, width: int, points: Tensor) -> tuple[T
     alone = points.new_empty((frames * parts, 2, lanes))
     pairs = points.new_empty((frames * parts, 2, slots, lanes))
     grid = (parts, frames, query_blocks * eights)
+    options = SUM_DOUBLE if points.dtype == torch.float64 else SUM
     sum_kernel[grid](
-        turned, labels, points, alone, pairs, count, chunk, eights, logit_height, logit_width, sixteens, **SUM
+        turned, labels, points, alone, pairs, count, chunk, eights, logit_height, logit_width, sixteens, **options
     )
 
     grid = (triton.cdiv(queries, COST["QUERIES"]), targets)
@@ -264,10 +267,10 @@ def launch(logits: Tensor, words: Tensor, width: int, points: Tensor) -> tuple[T
 
 
 def _variant(kernel: Any, constants: dict[str, int], **pointers: str) -> dict[str, Any]:
-    options = {name: constants[name] for name in ("num_warps", "num_stages")}
-    constants = {name: value for name, value in constants.items() if name not in options}
+    options = {name: value for name, value in constants.items() if name not in kernel.arg_names}
+    constants = {name: value for name, value in constants.items() if name in kernel.arg_names}
     signature = {name: pointers.get(name, "i32") for name in kernel.arg_names if name not in constants}
-    return {"kernel": kernel, "signature": signature, "constants": constants, **options}
+    return {"kernel": kernel, "signature": signature, "constants": constants, "options": options}
 
 
 def _pointers(names: str, dtype: str) -> dict[str, str]:
@@ -280,7 +283,12 @@ VARIANTS = [
     for logits, real in (("fp32", "fp32"), ("bf16", "fp32"), ("fp16", "fp32"), ("fp64", "fp64"))
     for variant in (
         _variant(turn_kernel, TURN, **_pointers("logits turned", logits)),
-        _variant(sum_kernel, SUM, turned=f"*{logits}", **_pointers("labels points alone pairs", real)),
+        _variant(
+            sum_kernel,
+            SUM_DOUBLE if real == "fp64" else SUM,
+            turned=f"*{logits}",
+            **_pointers("labels points alone pairs", real),
+        ),
     )
 ] + [
     variant

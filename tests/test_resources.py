@@ -140,8 +140,7 @@ def test_a_triton_kernel_over_its_ceiling_is_reported(tmp_path, monkeypatch, arc
         "kernel": module.double_kernel,
         "signature": {"x": "*fp32", "y": "*fp32", "n": "i32"},
         "constants": {"BLOCK": 1024},
-        "num_warps": 4,
-        "num_stages": 2,
+        "options": {"num_warps": 4, "num_stages": 2},
     }
     use = resources.compile_variant("toy", variant, architecture)
     name = "toy::double_kernel<fp32, BLOCK=1024, num_warps=4, num_stages=2>"

@@ -2,7 +2,7 @@
 
 CUDA kernels are read from the built ``s2d/_cuda.so``. Triton kernels are compiled here for each architecture, in the
 variants that ``kernels/<op>.py`` lists as ``VARIANTS``: dicts with ``kernel`` (the jit function), ``signature`` (types
-of the arguments that are no constants), ``constants``, ``num_warps`` and ``num_stages``. The ceilings stand in
+of the arguments that are no constants), ``constants``, and ``options`` (``num_warps`` and so on). The ceilings stand in
 ``resources.toml`` beside this file. The command exits with 1 where a kernel is over its ceiling or has none.
 """
 
@@ -126,13 +126,13 @@ def compile_variant(room: str, variant: dict[str, Any], architecture: int) -> Us
     compiled = triton.compile(
         ASTSource(kernel, types, variant["constants"], aligned),
         target=GPUTarget("cuda", architecture, 32),
-        options={"num_warps": variant["num_warps"], "num_stages": variant["num_stages"]},
+        options=variant["options"],
     )
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(compiled.asm["cubin"])
         file.flush()
         (usage,) = read_binary(Path(file.name))
-    constants = {**variant["constants"], "num_warps": variant["num_warps"], "num_stages": variant["num_stages"]}
+    constants = variant["constants"] | variant["options"]
     pointers = dict.fromkeys(kind.removeprefix("*") for kind in signature.values() if kind.startswith("*"))
     arguments = ", ".join([*pointers, *(f"{key}={value}" for key, value in constants.items())])
     name = f"{room}::{usage.kernel}<{arguments}>"

@@ -161,12 +161,11 @@ class Recorded:
 
 def triton_variants(room: str) -> set[tuple]:
     """The variants that ``kernels/<room>.py`` lists, written as in ``triton_launches``."""
-    options = ("num_warps", "num_stages")
     return {
         (
             variant["kernel"].__name__,
             tuple(variant["signature"].values()),
-            tuple(sorted({**variant["constants"], **{name: variant[name] for name in options}}.items())),
+            tuple(sorted((variant["constants"] | variant["options"]).items())),
         )
         for variant in importlib.import_module(f"s2d.kernels.{room}").VARIANTS
     }
