@@ -61,7 +61,7 @@ def ndimage(name: str, dense: Tensor, structure: np.ndarray) -> Tensor:
 
 
 def same_parts(ours: tuple[Tensor, Tensor], labels: Tensor) -> bool:
-    """Whether two labellings tell the same pixels apart, numbered as they may be: the other's over all masks at once."""
+    """Whether two labellings tell the same pixels apart, however they number: the other one over all masks at once."""
     mask = torch.arange(len(labels), device=labels.device).view(-1, 1, 1)
     mine = torch.where(ours[0] > 0, mask * 2**31 + ours[0], 0)
     pairs = torch.stack([mine.flatten(), labels.flatten().long()], 1).unique(dim=0)

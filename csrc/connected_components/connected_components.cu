@@ -274,22 +274,27 @@ __global__ void image_kernel(const uint64_t* words, int32_t* labels, int32_t* ar
     const int64_t low = max(quad, from), high = min(quad + kQuad, to);
     const auto pixel = static_cast<uint32_t>(low - image);
     uint32_t x = pixel % width, w = pixel / width * per_row + x / kWordBits - begin;
-    uint64_t word = chunk[w], starts = segment_starts(word);
-    uint32_t segment = first[w] - base + starts_until(starts, static_cast<int>(x % kWordBits));
+    const uint64_t starts = segment_starts(chunk[w]);
+    const int bit = static_cast<int>(x % kWordBits);
+    uint32_t segment = first[w] - base + starts_until(starts, bit);
+    // The pixels to come, and where segments start among them, in the lowest bits.
+    auto set = static_cast<uint32_t>(chunk[w] >> bit), start = static_cast<uint32_t>(starts >> bit);
     int label[kQuad], area[kQuad];
 #pragma unroll
     for (int k = 0; k < kQuad; ++k) {
       if (low + k >= high) break;
-      const int2 value = word >> (x % kWordBits) & 1 ? values[segment - 1] : make_int2(0, 0);
+      const int2 value = set & 1 ? values[segment - 1] : make_int2(0, 0);
       label[k] = value.x;
       area[k] = value.y;
       if (low + k + 1 == high) break;
+      set >>= 1;
+      start >>= 1;
       if (++x == width) x = 0;
       if (x % kWordBits == 0) {
-        word = chunk[++w];
-        starts = segment_starts(word);
+        set = static_cast<uint32_t>(chunk[++w]);
+        start = static_cast<uint32_t>(segment_starts(set));
       }
-      segment += starts >> (x % kWordBits) & 1;
+      segment += start & 1;
     }
     if (high - low == kQuad) {
       *reinterpret_cast<int4*>(labels + low) = make_int4(label[0], label[1], label[2], label[3]);

@@ -56,8 +56,7 @@ def test_equals_reference(shape, connectivity, device):
 @pytest.mark.parametrize("shape", TILED)
 @pytest.mark.parametrize("connectivity", [4, 8])
 def test_masks_of_many_tiles(shape, connectivity, device):
-    for density in (0.55, 0.95):
-        check(noise(shape, density).to(device), connectivity)
+    check(noise(shape, 0.6).to(device), connectivity)
     masks = noise(shape, 0.6, seed=1)
     for mask, filled in zip(masks, fill_holes(masks.to(device), connectivity=connectivity).cpu(), strict=True):
         assert np.array_equal(filled, scipy.ndimage.binary_fill_holes(mask, STRUCTURE[12 - connectivity]))
@@ -65,7 +64,7 @@ def test_masks_of_many_tiles(shape, connectivity, device):
     assert torch.equal(remove_small(masks.to(device), 3, connectivity).cpu(), expected)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     height=st.integers(1, 20),
     width=st.integers(1, 140),
@@ -97,7 +96,6 @@ def test_parts_that_wind_through_many_tiles_are_one(connectivity, device):
     winding[1::4, -1] = winding[3::4, 0] = True
     for mask in (comb(300, 128), comb(300, 128).flip(0), winding, blobs((1, 300, 128))[0]):
         check(mask[None].to(device), connectivity)
-        check(~mask[None].to(device), connectivity)
     assert int(connected_components(winding.to(device), connectivity)[0].max()) == 1
 
 

@@ -148,6 +148,7 @@ template <typename Where>
 void check(const char* place, size_t bytes, Kind kind, const Where& where) {
   const Moment* moment = now();
   if (!moment || on_own_stack(place) || is_index(place)) return;
+  if (kind == Kind::atomic || kind == Kind::volatile_read) interleave();
 
   const bool reads = kind == Kind::read || kind == Kind::volatile_read;
   const char* verb = reads ? "reads " : kind == Kind::write ? "writes " : "updates ";
