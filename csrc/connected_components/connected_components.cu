@@ -7,6 +7,9 @@
 //   image_kernel   a block owns 64 words: looks up the values of their segments and writes 8 bytes a pixel, which is
 //                  nine tenths of all memory traffic; or select_kernel, a thread a word, flips bits of a copy.
 //
+// Scratch memory is sized for noise, 7 bytes a pixel, but only what there are segments and parts for is touched: for
+// smooth masks less than their bits.
+//
 // The hard part is joining without locks: a parent is only ever lowered, by atomicMin, and who lowers the parent of
 // what is a root no more goes on to join what it was linked to (join). So the root of a part is its first segment
 // whatever the order of the threads, and labels, counted in the order of roots, are always the same.
