@@ -195,7 +195,7 @@ FAULTS = [
         "return *static_cast<const volatile uint32_t*>(place);",
         "return *place;",
         "connected_components(specks)",
-        r"race: a thread (reads|updates) .*of shared memory that thread \d+ of block 0 has (updated|read)",
+        r"race: a thread (reads|updates) .*of shared memory that thread \d+ of block \d has (updated|read)",
     ),
     Fault(
         "a lost link: what another thread has linked meanwhile is joined no more",
