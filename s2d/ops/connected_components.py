@@ -7,11 +7,14 @@ import math
 import torch
 from torch import Tensor
 
+from s2d import _native
 from s2d.ops._dispatch import Room
 from s2d.ops.bitmask import BitMasks, as_bits, pack_masks, unpack_masks
 from s2d.ops.reference import connected_components as reference
 
-ROOM = Room("connected_components")
+ROOM = Room("connected_components", kernels=("cpu", "cuda"))
+
+MOST_PIXELS = 2**30 - 1  # of one mask: a kernel counts the ends of runs in 31 bits
 
 
 def connected_components(
@@ -30,11 +33,13 @@ def connected_components(
 
     Raises:
         TypeError: masks of another dtype.
-        ValueError: another connectivity.
+        ValueError: another connectivity, or masks of 2^30 pixels or more.
     """
-    flat, shape, _ = _prepare(masks, connectivity, "connected_components", impl)
-    labels, areas = reference.components(flat, connectivity)
-    return labels.view(shape), areas.view(shape)
+    bits = _checked(masks, connectivity, "connected_components", impl)
+    if ROOM.choose(bits.device, impl) == "reference":
+        labels, areas = reference.components(_dense(bits, impl), connectivity)
+        return labels.view(bits.shape), areas.view(bits.shape)
+    return torch.ops.s2d.connected_components(bits.words, bits.width, connectivity)
 
 
 def fill_holes(
@@ -53,9 +58,13 @@ def fill_holes(
     Raises:
         TypeError, ValueError: see `connected_components`.
     """
-    flat, shape, packed = _prepare(masks, connectivity, "fill_holes", impl)
-    filled = reference.fill_holes(flat, connectivity, largest).view(shape)
-    return pack_masks(filled) if packed else filled
+    bits = _checked(masks, connectivity, "fill_holes", impl)
+    if ROOM.choose(bits.device, impl) == "reference":
+        filled = reference.fill_holes(_dense(bits, impl), connectivity, largest).view(bits.shape)
+        return pack_masks(filled, impl=impl) if isinstance(masks, BitMasks) else filled
+    limit = MOST_PIXELS if largest is None else largest
+    filled = BitMasks(torch.ops.s2d.fill_holes(bits.words, bits.width, limit, connectivity), bits.width)
+    return filled if isinstance(masks, BitMasks) else unpack_masks(filled)
 
 
 def remove_small(
@@ -74,17 +83,40 @@ def remove_small(
     Raises:
         TypeError, ValueError: see `connected_components`.
     """
-    flat, shape, packed = _prepare(masks, connectivity, "remove_small", impl)
-    kept = reference.remove_small(flat, smallest, connectivity).view(shape)
-    return pack_masks(kept) if packed else kept
+    bits = _checked(masks, connectivity, "remove_small", impl)
+    if ROOM.choose(bits.device, impl) == "reference":
+        kept = reference.remove_small(_dense(bits, impl), smallest, connectivity).view(bits.shape)
+        return pack_masks(kept, impl=impl) if isinstance(masks, BitMasks) else kept
+    kept = BitMasks(torch.ops.s2d.remove_small(bits.words, bits.width, smallest, connectivity), bits.width)
+    return kept if isinstance(masks, BitMasks) else unpack_masks(kept)
 
 
-def _prepare(masks: BitMasks | Tensor, connectivity: int, op: str, impl: str | None) -> tuple[Tensor, torch.Size, bool]:
-    """The masks as bool ``[N, H, W]``, their shape as given, and whether they came as bits."""
+def _checked(masks: BitMasks | Tensor, connectivity: int, op: str, impl: str | None) -> BitMasks:
     if connectivity not in (4, 8):
         raise ValueError(f"s2d::{op}: expected connectivity 4 or 8, got {connectivity}")
-    bits = as_bits(masks, "masks", op)
-    ROOM.choose(bits.device, impl)
-    dense = unpack_masks(bits).bool()
-    number = math.prod(dense.shape[:-2])
-    return dense.reshape(number, *dense.shape[-2:]), dense.shape, isinstance(masks, BitMasks)
+    bits = as_bits(masks, "masks", op, impl)
+    height, width = bits.shape[-2:]
+    if height * width > MOST_PIXELS:
+        raise ValueError(f"s2d::{op}: expected masks of fewer than 2^30 pixels, got {height} x {width}")
+    return bits
+
+
+def _dense(bits: BitMasks, impl: str | None) -> Tensor:
+    """bool ``[N, H, W]``, as the definition takes masks."""
+    return unpack_masks(bits, impl=impl).reshape(math.prod(bits.shape[:-2]), *bits.shape[-2:])
+
+
+@_native.fake("connected_components")
+def _(words: Tensor, width: int, connectivity: int) -> tuple[Tensor, Tensor]:
+    shape = (*words.shape[:-1], width)
+    return words.new_empty(shape, dtype=torch.int32), words.new_empty(shape, dtype=torch.int32)
+
+
+@_native.fake("fill_holes")
+def _(words: Tensor, width: int, largest: int, connectivity: int) -> Tensor:
+    return words.new_empty(words.shape)
+
+
+@_native.fake("remove_small")
+def _(words: Tensor, width: int, smallest: int, connectivity: int) -> Tensor:
+    return words.new_empty(words.shape)

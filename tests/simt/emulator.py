@@ -32,6 +32,7 @@ COMMON = ["-std=c++20", "-O1", "-g1", "-fPIC", "-ffp-contract=off", f"-I{HERE}"]
 INSTRUMENTED = [
     "-fsanitize=thread,bounds,alignment",
     "--param=tsan-instrument-func-entry-exit=0",
+    "--param=tsan-distinguish-volatile=1",
     "-D__CUDA_ARCH__=900",  # headers shared with the CPU take the branch that the GPU takes
     *("-include", "cuda_runtime.h"),  # as nvcc does
     *("-x", "c++"),

@@ -91,7 +91,8 @@ void find_shared() {
       nullptr);
 }
 
-enum class Kind { read, write, atomic };
+// A volatile read is one of memory as it is now (CUDA's relaxed load): it may meet atomic updates, not plain writes.
+enum class Kind { read, write, atomic, volatile_read };
 
 std::string line_of(const void* code) {
   Dl_info info;
@@ -147,15 +148,17 @@ template <typename Where>
 void check(const char* place, size_t bytes, Kind kind, const Where& where) {
   const Moment* moment = now();
   if (!moment || on_own_stack(place) || is_index(place)) return;
+  if (kind == Kind::atomic || kind == Kind::volatile_read) interleave();
 
-  const char* verb = kind == Kind::read ? "reads " : kind == Kind::write ? "writes " : "updates ";
+  const bool reads = kind == Kind::read || kind == Kind::volatile_read;
+  const char* verb = reads ? "reads " : kind == Kind::write ? "writes " : "updates ";
   Region* region = region_of(place);
   if (!region || !region->holds(place + bytes - 1)) {
     fail("out of bounds: a thread " + std::string(verb) + std::to_string(bytes) + " bytes " +
          (region ? "over the end of " + name_of(*region) : nearest_buffer(place)) + where());
   }
   if (!region->writable) {
-    if (kind == Kind::read) return;
+    if (reads) return;
     fail("a thread " + std::string(verb) + "an input: " + name_of(*region) + where());
   }
   const size_t first = static_cast<size_t>(place - region->begin);
@@ -173,7 +176,7 @@ void check(const char* place, size_t bytes, Kind kind, const Where& where) {
            has + ", and nothing was waited for between them," + where());
     };
     race(cell.writes, " has written");
-    if (kind != Kind::atomic) race(cell.atomics, " has updated");
+    if (kind == Kind::read || kind == Kind::write) race(cell.atomics, " has updated");
     if (kind != Kind::read) race(cell.reads, " has read");
     (kind == Kind::read ? cell.reads : kind == Kind::write ? cell.writes : cell.atomics).note(*moment);
   }
@@ -216,10 +219,12 @@ void atomic(void* place, size_t bytes, Site site) {
   simt::check(static_cast<char*>(place), bytes, simt::Kind::kind, \
               [code = __builtin_return_address(0)] { return simt::line_of(code); })
 
-#define SIMT_ACCESS(size)                                                          \
-  void __tsan_read##size(void* place) { SIMT_CHECK(place, size, read); }           \
-  void __tsan_write##size(void* place) { SIMT_CHECK(place, size, write); }         \
-  void __tsan_unaligned_read##size(void* place) { SIMT_CHECK(place, size, read); } \
+#define SIMT_ACCESS(size)                                                                  \
+  void __tsan_read##size(void* place) { SIMT_CHECK(place, size, read); }                   \
+  void __tsan_write##size(void* place) { SIMT_CHECK(place, size, write); }                 \
+  void __tsan_volatile_read##size(void* place) { SIMT_CHECK(place, size, volatile_read); } \
+  void __tsan_volatile_write##size(void* place) { SIMT_CHECK(place, size, write); }        \
+  void __tsan_unaligned_read##size(void* place) { SIMT_CHECK(place, size, read); }         \
   void __tsan_unaligned_write##size(void* place) { SIMT_CHECK(place, size, write); }
 
 extern "C" {

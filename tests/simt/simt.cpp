@@ -1,8 +1,8 @@
 // The emulator's scheduler: blocks as a loop, threads as fibers, barriers and warp operations.
 //
-// A fiber runs until it waits. Once no fiber can run, a warp operation is complete when every lane that its mask names
-// waits in it, a barrier when every thread of the block does. When nothing is complete, the kernel hangs, and each
-// waiting thread's place is reported.
+// A fiber runs until it waits, or comes to an atomic access. Once no fiber can run, a warp operation is complete when
+// every lane that its mask names waits in it, a barrier when every thread of the block does. When nothing is complete,
+// the kernel hangs, and each waiting thread's place is reported.
 
 #include "simt.h"
 
@@ -51,6 +51,7 @@ void (*body)(const void*);
 const void* closure;
 std::string error;
 uint64_t order_seed = 0, launches = 0;
+std::minstd_rand chance;
 std::set<const void*> launched;
 
 char* stack_of(size_t thread) { return stacks + thread * kStack; }
@@ -245,6 +246,11 @@ std::string at(const Site& site) {
 
 const Moment* now() { return running ? &running->moment : nullptr; }
 
+void interleave() {
+  if (order_seed > 1 && chance() % 4) return;
+  to_host();
+}
+
 bool on_own_stack(const void* place) {
   const auto* byte = static_cast<const char*>(place);
   const char* stack = stack_of(running->moment.thread);
@@ -307,6 +313,7 @@ void launch(dim3 blocks, dim3 threads, void* stream, const void* kernel, void (*
   launched.insert(kernel);
   ++launches;
   error.clear();
+  chance.seed(static_cast<unsigned>(order_seed * 1000003 + launches));
   begin_launch();
   for (const size_t flat : visiting_order(static_cast<size_t>(blocks.x) * blocks.y * blocks.z, launches)) {
     const auto b = static_cast<unsigned>(flat);

@@ -19,6 +19,10 @@ struct Moment {
 // The moment of the running thread, or nullptr outside a kernel.
 const Moment* now();
 
+// Before an atomic access: lets other threads of the block come first, so that code without locks meets what it is to
+// stand. In the orders of a seed by chance, else always.
+void interleave();
+
 // Whether an address lies on the stack of the running thread, or where the host keeps a launch's arguments.
 bool on_own_stack(const void* place);
 

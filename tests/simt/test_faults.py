@@ -26,6 +26,7 @@ class Fault:
 
 
 BITMASK, BINDING, FLOW = "bitmask/bitmask.cu", "bitmask/bitmask_cuda.cpp", "flow_warp_iou/flow_warp_iou.cu"
+COMPONENTS = "connected_components/connected_components.cu"
 
 FAULTS = [
     Fault(
@@ -180,6 +181,38 @@ FAULTS = [
         "warp()",
         r"the mask of a warp operation at flow_warp_iou.cu:\d+ does not name the lane that calls it",
     ),
+    Fault(
+        "a union that is no atomic",
+        COMPONENTS,
+        "const uint32_t old = atomicMin(parents + high, low);",
+        "const uint32_t old = parents[high];\n    parents[high] = min(old, low);",
+        "connected_components(specks)",
+        r"race: .*of shared memory",
+    ),
+    Fault(
+        "a plain read of what others update",
+        COMPONENTS,
+        "return *static_cast<const volatile uint32_t*>(place);",
+        "return *place;",
+        "connected_components(specks)",
+        r"race: a thread (reads|updates) .*of shared memory that thread \d+ of block \d has (updated|read)",
+    ),
+    Fault(
+        "a lost link: what another thread has linked meanwhile is joined no more",
+        COMPONENTS,
+        "a = old;",
+        "return;",
+        "connected_components(specks)",
+        r"differs",
+    ),
+    Fault(
+        "a tile's border that is not joined",
+        COMPONENTS,
+        "if (tiles > 1) {",
+        "if (tiles > 2) {",
+        "connected_components(specks)",
+        r"differs",
+    ),
 ]
 
 
@@ -191,6 +224,7 @@ from emulator import Emulator
 from s2d import use_impl
 from s2d.ops import *
 from s2d.testing.cases.bitmask import masks, tubes
+from s2d.testing.cases import connected_components as components
 from s2d.testing.cases.flow_warp_iou import noise
 
 def warp():
@@ -202,6 +236,7 @@ def words_of(result):
 
 torch.use_deterministic_algorithms(True)  # fills fresh memory
 dense, scores = masks((3, 5, 70)), torch.linspace(0, 1, 9)
+specks = components.noise((1, 150, 70), 0.6)
 for library, call in json.load(sys.stdin):
     emulator = Emulator(library)
     with use_impl("reference"):

@@ -6,7 +6,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-SHAPES = ((1, 1, 1), (3, 1, 70), (3, 70, 1), (2, 5, 64), (4, 33, 65), (0, 8, 8), (2, 0, 7))
+SHAPES = ((1, 1, 1), (3, 1, 70), (3, 70, 1), (2, 5, 64), (4, 33, 65), (0, 8, 8), (2, 0, 7), (2, 7, 0))
+
+# Masks of more than one of the tiles that the CUDA kernels cut them into: of one word a row and more tiles than a group
+# has, of two words a row, and so wide that a row is more than a tile.
+TILED = ((1, 17000, 1), (1, 300, 65), (1, 3, 64 * 260 + 5))
 
 
 def noise(shape: tuple[int, int, int], density: float = 0.5, seed: int = 0) -> Tensor:
@@ -33,3 +37,34 @@ def spiral(size: int) -> Tensor:
             mask[y, x] = True
         dy, dx = dx, -dy
     return mask
+
+
+def comb(height: int, width: int) -> Tensor:
+    """Bool ``[height, width]``: teeth that only the last row joins, so that every one begins as a part of its own."""
+    mask = torch.zeros(height, width, dtype=torch.bool)
+    mask[:, ::2] = True
+    mask[-1] = True
+    return mask
+
+
+def checkerboard(height: int, width: int) -> Tensor:
+    """Bool ``[height, width]``: one part by corners, as many parts as there can be by sides."""
+    return (torch.arange(height)[:, None] + torch.arange(width)) % 2 == 0
+
+
+def hard(height: int = 70, width: int = 130) -> dict[str, Tensor]:
+    """Masks ``[height, width]`` that are hard for union-find, by name: parts that meet late or grow step by step."""
+    size = min(height, width)
+    padded = F.pad(spiral(size), (0, width - size, 0, height - size))
+    teeth = comb(height, width)
+    return {
+        "spiral": padded,
+        "spiral, turned": padded.flip(0, 1),
+        "comb": teeth,
+        "comb, upside down": teeth.flip(0),
+        "comb, lying": comb(width, height).T.contiguous(),
+        "checkerboard": checkerboard(height, width),
+        "stairs": (torch.arange(height)[:, None] // 2 + torch.arange(width) // 2) % 3 == 0,
+        "all": torch.ones(height, width, dtype=torch.bool),
+        "none": torch.zeros(height, width, dtype=torch.bool),
+    }
