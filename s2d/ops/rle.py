@@ -13,7 +13,7 @@ from s2d.ops._dispatch import Room, forced_impl
 from s2d.ops.bitmask import BitMasks, as_bits, pack_masks, unpack_masks
 from s2d.ops.reference import rle as reference
 
-ROOM = Room("rle", kernels=("cpu",))
+ROOM = Room("rle", kernels=("cpu", "cuda"))
 
 MAX_PIXELS = 2**31 - 1
 

@@ -80,9 +80,13 @@ def build(room: str, name: str, changed: dict[Path, Path] | None = None) -> Path
         (HERE / "simt.cpp", []),
         (HERE / "memory.cpp", []),
         (HERE / "torch.cpp", TORCH),
-        (folder / f"{room}_cuda.cpp", [*TORCH, f"-I{folder}"]),
-        (folder / f"{room}.cu", [*INSTRUMENTED, f"-I{folder}"]),
+        (folder / f"{room}_cuda.cpp", [*TORCH, f"-iquote{folder}"]),
     ]
+    # Its own kernels, and those of the rooms whose launchers its binding calls.
+    others = re.findall(r'#include "../(\w+)/\1\.h"', (folder / f"{room}_cuda.cpp").read_text())
+    for each in [room, *others]:
+        source = ROOT / "csrc" / each
+        jobs.append((source / f"{each}.cu", [*INSTRUMENTED, f"-iquote{source}"]))
     jobs = [((changed or {}).get(source, source), flags) for source, flags in jobs]
     headers = _headers()
     with ThreadPoolExecutor(os.cpu_count()) as pool:

@@ -1,0 +1,60 @@
+// rle: how masks of one size are cut up for a GPU, and the launchers of the CUDA kernels.
+#pragma once
+
+#include <cstdint>
+
+#include "rle.h"
+
+namespace s2d::rle {
+
+// Masks of one size, of 1 to kMaxPixels pixels each, in tiles of 64 x 64. A strip is a column of tiles and of words.
+struct Tiling {
+  // Strips are read in groups of nearly equal width: words that lie side by side in memory.
+  static constexpr int kGroupStrips = 16;
+
+  Tiling(int64_t masks, int64_t height, int64_t width)
+      : masks(masks),
+        height(static_cast<int>(height)),
+        width(static_cast<int>(width)),
+        strips(static_cast<int>(words_for(width))),
+        tile_rows(static_cast<int>(words_for(height))),
+        groups((strips + kGroupStrips - 1) / kGroupStrips),
+        group_strips((strips + groups - 1) / groups) {}
+
+  int64_t masks;
+  int height, width, strips, tile_rows, groups, group_strips;
+
+  S2D_HOST_DEVICE int64_t words() const { return static_cast<int64_t>(height) * strips; }
+  S2D_HOST_DEVICE int64_t tiles() const { return static_cast<int64_t>(tile_rows) * strips; }
+  // A part is a row of tiles within a group of strips.
+  S2D_HOST_DEVICE int parts() const { return tile_rows * groups; }
+};
+
+// The codes of a batch: counts [runs], offsets [masks + 1].
+struct DeviceCodes {
+  const int32_t* counts;
+  const int64_t* offsets;
+  int64_t masks, runs;
+};
+
+// Launchers: device pointers and a cudaStream_t. Definitions in rle.cu.
+
+// Runs that start in each tile and in each part: tile_counts [masks, tile_rows, strips], part_counts [masks, parts].
+void launch_count(const uint64_t* words, uint16_t* tile_counts, int32_t* part_counts, const Tiling& tiling,
+                  void* stream);
+// offsets [masks + 1] of masks that have one run more than start in their parts.
+void launch_offsets(const int32_t* part_counts, int64_t* offsets, int64_t masks, int parts, void* stream);
+void launch_write(const uint64_t* words, const uint16_t* tile_counts, const int64_t* offsets, int32_t* counts,
+                  const Tiling& tiling, void* stream);
+
+void launch_decode(const DeviceCodes& codes, uint64_t* words, const Tiling& tiling, void* stream);
+void launch_area(const DeviceCodes& codes, int64_t* area, void* stream);
+// sizes [masks, 2], boxes [masks, 4].
+void launch_bbox(const DeviceCodes& codes, const int32_t* sizes, int64_t* boxes, void* stream);
+
+// iou [n, m] of tubes from the pixels that they share, counts [n, m]; of tubes against themselves (mirrored) those
+// above the diagonal are not looked at. area_a [n * frames], area_b [m * frames]; crowd [m] or nullptr.
+void launch_ratio(const int64_t* shared, const int64_t* area_a, const int64_t* area_b, const bool* crowd, double* iou,
+                  int64_t n, int64_t m, int64_t frames, bool mirrored, void* stream);
+
+}  // namespace s2d::rle

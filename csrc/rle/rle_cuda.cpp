@@ -1,0 +1,172 @@
+// rle: binds the CUDA launchers to torch's CUDA dispatch key.
+
+#include <torch/csrc/stable/accelerator.h>
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+
+#include <array>
+#include <tuple>
+
+#include "../bitmask/bitmask.h"
+#include "../common/check.h"
+#include "../common/stream.h"
+#include "launchers.h"
+
+namespace s2d::rle {
+namespace {
+
+using torch::stable::accelerator::DeviceGuard;
+
+template <typename T>
+const T* in_of(const Tensor& tensor) {
+  return static_cast<const T*>(tensor.const_data_ptr());
+}
+
+template <typename T>
+T* out_of(Tensor& tensor) {
+  return static_cast<T*>(tensor.mutable_data_ptr());
+}
+
+// The code of a batch, its shapes checked. What is in it is not: the kernels keep to its bounds whatever that is.
+struct Codes {
+  Codes(const Tensor& counts_, const Tensor& offsets_, const Tensor& sizes_, const char* op)
+      : counts(torch::stable::contiguous(counts_)),
+        offsets(torch::stable::contiguous(offsets_)),
+        sizes(torch::stable::contiguous(sizes_)) {
+    S2D_CHECK(counts.scalar_type() == ScalarType::Int && counts.dim() == 1, op, "counts int32 [R]", shape_of(counts));
+    S2D_CHECK(sizes.scalar_type() == ScalarType::Int && sizes.dim() == 2 && sizes.size(1) == 2, op,
+              "sizes int32 [N, 2]", shape_of(sizes));
+    S2D_CHECK(offsets.scalar_type() == ScalarType::Long && offsets.dim() == 1 && offsets.size(0) == number() + 1, op,
+              "offsets int64 [N + 1]", shape_of(offsets));
+  }
+
+  int64_t number() const { return sizes.size(0); }
+  void* stream() const { return current_stream(counts); }
+  DeviceCodes on_device() const {
+    return {in_of<int32_t>(counts), in_of<int64_t>(offsets), number(), counts.size(0)};
+  }
+  bool is(const Codes& other) const {
+    return number() == other.number() && in_of<int32_t>(counts) == in_of<int32_t>(other.counts) &&
+           in_of<int64_t>(offsets) == in_of<int64_t>(other.offsets);
+  }
+
+  Tensor counts, offsets, sizes;
+};
+
+Tensor bits_of(const Codes& codes, int64_t height, int64_t width) {
+  Tensor words = torch::stable::new_empty(codes.offsets, {codes.number(), height, words_for(width)}, ScalarType::Long);
+  if (codes.number() * height * width > 0) {
+    launch_decode(codes.on_device(), out_of<uint64_t>(words), Tiling(codes.number(), height, width), codes.stream());
+  }
+  return words;
+}
+
+Tensor areas_of(const Codes& codes) {
+  Tensor area = torch::stable::new_empty(codes.offsets, {codes.number()}, ScalarType::Long);
+  launch_area(codes.on_device(), out_of<int64_t>(area), codes.stream());
+  return area;
+}
+
+// Height and width of the first mask: waits for the device.
+std::array<int64_t, 2> first_size(const Codes& codes) {
+  const torch::stable::Device cpu(torch::headeronly::DeviceType::CPU);
+  Tensor sizes = codes.sizes;
+  const Tensor size = torch::stable::to(torch::stable::narrow(sizes, 0, 0, 1), cpu);
+  return {in_of<int32_t>(size)[0], in_of<int32_t>(size)[1]};
+}
+
+// Pixels are counted in bits of all masks, which the size of the first decides the number of.
+Tensor overlaps(const Codes& a, const Codes& b, int64_t frames, const bool* crowd, const char* op) {
+  const int64_t n = a.number() / frames, m = b.number() / frames;
+  Tensor result = torch::stable::new_empty(a.counts, {n, m}, ScalarType::Double);
+  if (n * m == 0) return result;
+  const auto [height, width] = first_size(a);
+  const bool mirrored = a.is(b);
+  const Tensor left = bits_of(a, height, width), right = mirrored ? left : bits_of(b, height, width);
+  const Tensor area_a = areas_of(a), area_b = mirrored ? area_a : areas_of(b);
+  Tensor shared = torch::stable::new_zeros(a.offsets, {n, m}, ScalarType::Long);
+  bitmask::launch_intersections(op, in_of<uint64_t>(left), in_of<uint64_t>(right), out_of<int64_t>(shared), n, m,
+                                frames * height * words_for(width), a.stream());
+  launch_ratio(in_of<int64_t>(shared), in_of<int64_t>(area_a), in_of<int64_t>(area_b), crowd, out_of<double>(result), n,
+               m, frames, mirrored, a.stream());
+  return result;
+}
+
+Tensor packed(const Tensor& masks) {
+  if (masks.scalar_type() == ScalarType::Long) return torch::stable::contiguous(masks);
+  std::array<StableIValue, 1> stack{torch::stable::detail::from(masks)};
+  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("s2d::pack_masks", "", stack.data(), TORCH_ABI_VERSION));
+  return torch::stable::detail::to<Tensor>(stack[0]);
+}
+
+// Waits for the device: how many runs there are is the size of the result.
+std::tuple<Tensor, Tensor> rle_encode(const Tensor& masks, int64_t width) {
+  const DeviceGuard guard(masks.get_device_index());
+  const bool bits = masks.scalar_type() == ScalarType::Long;
+  S2D_CHECK((bits || masks.scalar_type() == ScalarType::Byte) && masks.dim() == 3 &&
+                masks.size(2) == (bits ? words_for(width) : width),
+            "rle_encode", "masks int64 [N, H, ceil(W/64)] or uint8 [N, H, W]", shape_of(masks));
+  const int64_t number = masks.size(0), height = masks.size(1);
+  S2D_CHECK(height * width <= kMaxPixels, "rle_encode", "a mask of at most 2^31 - 1 pixels", height * width);
+  Tensor offsets = torch::stable::new_empty(masks, {number + 1}, ScalarType::Long);
+  void* stream = current_stream(masks);
+  if (number * height * width == 0) {
+    const Tensor nothing = torch::stable::new_zeros(masks, {number}, ScalarType::Int);
+    launch_offsets(in_of<int32_t>(nothing), out_of<int64_t>(offsets), number, 1, stream);
+    return {nothing, offsets};
+  }
+  const Tensor words = packed(masks);
+  const Tiling tiling(number, height, width);
+  Tensor tile_counts = torch::stable::new_empty(masks, {number * tiling.tiles()}, ScalarType::Short);
+  Tensor part_counts = torch::stable::new_empty(masks, {number * tiling.parts()}, ScalarType::Int);
+  launch_count(in_of<uint64_t>(words), out_of<uint16_t>(tile_counts), out_of<int32_t>(part_counts), tiling, stream);
+  launch_offsets(in_of<int32_t>(part_counts), out_of<int64_t>(offsets), number, tiling.parts(), stream);
+  int64_t runs = 0;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_item_int64(torch::stable::narrow(offsets, 0, number, 1).get(), &runs));
+  Tensor counts = torch::stable::new_empty(masks, {runs}, ScalarType::Int);
+  launch_write(in_of<uint64_t>(words), in_of<uint16_t>(tile_counts), in_of<int64_t>(offsets), out_of<int32_t>(counts),
+               tiling, stream);
+  return {counts, offsets};
+}
+
+// The caller has seen that all masks have this size.
+Tensor rle_decode(const Tensor& counts, const Tensor& offsets, const Tensor& sizes, int64_t height, int64_t width) {
+  const DeviceGuard guard(counts.get_device_index());
+  S2D_CHECK(height >= 0 && width >= 0 && height * width <= kMaxPixels, "rle_decode",
+            "a mask of at most 2^31 - 1 pixels", height * width);
+  return bits_of(Codes(counts, offsets, sizes, "rle_decode"), height, width);
+}
+
+Tensor rle_area(const Tensor& counts, const Tensor& offsets, const Tensor& sizes) {
+  const DeviceGuard guard(counts.get_device_index());
+  return areas_of(Codes(counts, offsets, sizes, "rle_area"));
+}
+
+Tensor rle_bbox(const Tensor& counts, const Tensor& offsets, const Tensor& sizes) {
+  const DeviceGuard guard(counts.get_device_index());
+  const Codes codes(counts, offsets, sizes, "rle_bbox");
+  Tensor boxes = torch::stable::new_empty(offsets, {codes.number(), 4}, ScalarType::Long);
+  launch_bbox(codes.on_device(), in_of<int32_t>(codes.sizes), out_of<int64_t>(boxes), codes.stream());
+  return boxes;
+}
+
+Tensor rle_iou(const Tensor& counts_a, const Tensor& offsets_a, const Tensor& sizes_a, const Tensor& counts_b,
+               const Tensor& offsets_b, const Tensor& sizes_b, const Tensor& crowd) {
+  const DeviceGuard guard(counts_a.get_device_index());
+  const Codes a(counts_a, offsets_a, sizes_a, "rle_iou"), b(counts_b, offsets_b, sizes_b, "rle_iou");
+  S2D_CHECK(crowd.scalar_type() == ScalarType::Bool && crowd.dim() == 1 && crowd.size(0) == b.number(), "rle_iou",
+            "crowd bool [M]", shape_of(crowd));
+  const Tensor flags = torch::stable::contiguous(crowd);
+  return overlaps(a, b, 1, in_of<bool>(flags), "rle_iou");
+}
+
+}  // namespace
+}  // namespace s2d::rle
+
+STABLE_TORCH_LIBRARY_IMPL(s2d, CUDA, library) {
+  library.impl("rle_encode", TORCH_BOX(&s2d::rle::rle_encode));
+  library.impl("rle_decode", TORCH_BOX(&s2d::rle::rle_decode));
+  library.impl("rle_area", TORCH_BOX(&s2d::rle::rle_area));
+  library.impl("rle_bbox", TORCH_BOX(&s2d::rle::rle_bbox));
+  library.impl("rle_iou", TORCH_BOX(&s2d::rle::rle_iou));
+}
