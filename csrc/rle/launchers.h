@@ -37,14 +37,20 @@ struct DeviceCodes {
   int64_t masks, runs;
 };
 
+// The runs that start in a tile: how many, and where the last one does, counted from the mask's first pixel down the
+// columns; -1 where there is none.
+struct alignas(8) TileRuns {
+  int32_t number, last;
+};
+
 // Launchers: device pointers and a cudaStream_t. Definitions in rle.cu.
 
-// Runs that start in each tile and in each part: tile_counts [masks, tile_rows, strips], part_counts [masks, parts].
-void launch_count(const uint64_t* words, uint16_t* tile_counts, int32_t* part_counts, const Tiling& tiling,
-                  void* stream);
+// What starts in each tile and how many runs start in each part: tiles [masks, strips, tile_rows], part_counts [masks,
+// parts].
+void launch_count(const uint64_t* words, TileRuns* tiles, int32_t* part_counts, const Tiling& tiling, void* stream);
 // offsets [masks + 1] of masks that have one run more than start in their parts.
 void launch_offsets(const int32_t* part_counts, int64_t* offsets, int64_t masks, int parts, void* stream);
-void launch_write(const uint64_t* words, const uint16_t* tile_counts, const int64_t* offsets, int32_t* counts,
+void launch_write(const uint64_t* words, const TileRuns* tiles, const int64_t* offsets, int32_t* counts,
                   const Tiling& tiling, void* stream);
 
 void launch_decode(const DeviceCodes& codes, uint64_t* words, const Tiling& tiling, void* stream);

@@ -75,9 +75,12 @@ __device__ __forceinline__ uint64_t row_before(const uint64_t* mask, int row, in
   return (last[0] << 1 | (strip ? last[-1] >> 63 : 0)) & pixels_of(strip, tiling);
 }
 
+constexpr int kBatch = 8;  // loads under way in a thread
+
 // A warp owns a part: half of it goes down the upper 32 rows of the tiles, half down the lower, a lane to a strip, so
 // that a load takes up to 128 bytes of a row. Reads 1/8 byte a pixel once, and one row more for each 32.
-__global__ void count_kernel(const uint64_t* words, uint16_t* tile_counts, int32_t* part_counts, Tiling tiling) {
+__global__ void __launch_bounds__(kThreads, 5)
+    count_kernel(const uint64_t* words, TileRuns* tiles, int32_t* part_counts, Tiling tiling) {
   constexpr int kHalf = kWarp / 2, kRows = 32;
   static_assert(kHalf == Tiling::kGroupStrips);
   const int64_t part = static_cast<int64_t>(blockIdx.x) * kWarps + warp_id();
@@ -88,24 +91,35 @@ __global__ void count_kernel(const uint64_t* words, uint16_t* tile_counts, int32
   const int place = lane_id() % kHalf, strip = group * tiling.group_strips + place;
   const bool owns = place < tiling.group_strips && strip < tiling.strips;
   const int top = tile_row * 64 + lane_id() / kHalf * kRows, rows = min(kRows, tiling.height - top);
-  int changes = 0;
+  int number = 0, column = -1, row = 0;
   if (owns && rows > 0) {
     const uint64_t* first = words + mask * tiling.words();
     uint64_t before = row_before(first, top, strip, tiling);
-    const uint64_t* word = first + static_cast<int64_t>(top) * tiling.strips + strip;
-#pragma unroll 8
-    for (int y = 0; y < rows; ++y, word += tiling.strips) {
-      const uint64_t row = *word;
-      changes += popcount(row ^ before);
-      before = row;
+    first += static_cast<int64_t>(top) * tiling.strips + strip;
+    for (int y = 0; y < rows; y += kBatch) {
+      uint64_t batch[kBatch];
+      // The last row stands in for rows past it: it does not differ from itself.
+#pragma unroll
+      for (int k = 0; k < kBatch; ++k) batch[k] = first[min(y + k, rows - 1) * tiling.strips];
+#pragma unroll
+      for (int k = 0; k < kBatch; ++k) {
+        const uint64_t starts = batch[k] ^ before;
+        before = batch[k];
+        if (!starts) continue;
+        number += popcount(starts);
+        if (highest_bit(starts) >= column) {
+          column = highest_bit(starts);
+          row = top + y + k;
+        }
+      }
     }
   }
-  changes += __shfl_xor_sync(kAll, changes, kHalf);
-  if (owns && lane_id() < kHalf) {
-    tile_counts[mask * tiling.tiles() + static_cast<int64_t>(tile_row) * tiling.strips + strip] =
-        static_cast<uint16_t>(changes);
-  }
-  const int total = warp_sum(lane_id() < kHalf ? changes : 0);
+  int last = column < 0 ? -1 : (strip * 64 + column) * tiling.height + row;
+  number += __shfl_xor_sync(kAll, number, kHalf);
+  last = max(last, __shfl_xor_sync(kAll, last, kHalf));
+  const bool writes = owns && lane_id() < kHalf;
+  if (writes) tiles[mask * tiling.tiles() + static_cast<int64_t>(strip) * tiling.tile_rows + tile_row] = {number, last};
+  const int total = warp_sum(writes ? number : 0);
   if (lane_id() == 0) part_counts[part] = total;
 }
 
@@ -156,11 +170,11 @@ __device__ __forceinline__ uint32_t transposed(uint32_t bits) {
 // Calls visit(top, left, right) for every tile of a strip in which runs start, from above: where they start in columns
 // `lane` and `lane` + 32 of the strip, from row `top` on. A warp owns the strip.
 template <typename Visit>
-__device__ __forceinline__ void visit_changes(const uint64_t* mask, const uint16_t* tile_counts, int strip,
-                                              const Tiling& tiling, const Visit& visit) {
+__device__ __forceinline__ void visit_starts(const uint64_t* mask, const TileRuns* tiles, int strip,
+                                             const Tiling& tiling, const Visit& visit) {
   for (int first = 0; first < tiling.tile_rows; first += kWarp) {
     const int tile = first + lane_id();
-    const bool any = tile < tiling.tile_rows && tile_counts[static_cast<int64_t>(tile) * tiling.strips + strip] > 0;
+    const bool any = tile < tiling.tile_rows && tiles[tile].number > 0;
     for (unsigned changed = __ballot_sync(kAll, any); changed; changed &= changed - 1) {
       const int top = (first + lowest_bit(changed)) * 64;
       uint64_t rows[2];
@@ -181,77 +195,70 @@ __device__ __forceinline__ void visit_changes(const uint64_t* mask, const uint16
   }
 }
 
-// How many runs start in a column of a strip, and where the last of them does; -1 where there is none.
-struct ColumnRuns {
-  int number = 0, last = -1;
-  __device__ void add(uint64_t starts, int position) {
+// The runs that start in a column of a strip.
+struct Column {
+  int begin;                  // position of its first pixel
+  int number = 0, last = -1;  // how many start, and where the last does
+  int index = 0, before = 0;  // of the next to be written: its place, and the start of the one before it
+
+  __device__ __forceinline__ void count(uint64_t starts, int top) {
     if (!starts) return;
     number += popcount(starts);
-    last = position + highest_bit(starts);
+    last = begin + top + highest_bit(starts);
+  }
+
+  __device__ __forceinline__ void write(uint64_t starts, int top, int32_t* out) {
+    for (; starts; starts &= starts - 1) {
+      const int start = begin + top + lowest_bit(starts);
+      out[index++] = start - before;
+      before = start;
+    }
   }
 };
 
-// A block owns a mask, its warps take strips in turns, a lane owns columns `lane` and `lane` + 32 of one. It visits the
-// tiles with changes twice: to learn where its columns' runs begin in the output and which run comes before them, and
-// to write them. Reads only these tiles, which the caches may still hold; writes 4 bytes a run.
-__global__ void write_kernel(const uint64_t* words, const uint16_t* tile_counts, const int64_t* offsets, int32_t* runs,
-                             Tiling tiling) {
-  __shared__ int numbers[kWarps], lasts[kWarps];
-  const int64_t mask = blockIdx.x;
+// A warp owns a strip, a lane two of its columns, 32 apart. What comes before the strip it reads off the tiles of those
+// before. Tiles in which runs start are visited twice: to learn which runs are each column's, and to write them. Reads
+// only these, which the caches may still hold, and 8 bytes a tile; writes 4 bytes a run.
+__global__ void __launch_bounds__(kThreads, 5)
+    write_kernel(const uint64_t* words, const TileRuns* tiles, const int64_t* offsets, int32_t* runs, Tiling tiling) {
+  const int64_t task = static_cast<int64_t>(blockIdx.x) * kWarps + warp_id();
+  if (task >= tiling.masks * tiling.strips) return;
+  const int64_t mask = static_cast<uint32_t>(task) / static_cast<uint32_t>(tiling.strips);
+  const int strip = static_cast<int>(task - mask * tiling.strips);
   const uint64_t* first = words + mask * tiling.words();
-  const uint16_t* changes = tile_counts + mask * tiling.tiles();
+  const TileRuns* of_mask = tiles + mask * tiling.tiles();
+  const TileRuns* of_strip = of_mask + static_cast<int64_t>(strip) * tiling.tile_rows;
   int32_t* out = runs + offsets[mask];
-  const int64_t changes_in_all = offsets[mask + 1] - offsets[mask] - 1;
-  int index = 0, before = 0;  // of the run that the next strips begin in: its index, and where it starts
-  for (int turn = 0; turn < tiling.strips && index < changes_in_all; turn += kWarps) {
-    const int strip = turn + warp_id();
-    // Unsigned, as columns past the width may begin anywhere.
-    const uint32_t column = static_cast<uint32_t>(strip * 64 + lane_id()), height = static_cast<uint32_t>(tiling.height);
-    const int left_begin = static_cast<int>(column * height), right_begin = static_cast<int>((column + kWarp) * height);
-    ColumnRuns left, right;
-    if (strip < tiling.strips) {
-      visit_changes(first, changes, strip, tiling, [&](int top, uint64_t left_starts, uint64_t right_starts) {
-        left.add(left_starts, left_begin + top);
-        right.add(right_starts, right_begin + top);
-      });
-    }
-    const int left_upto = warp_scan(left.number), right_upto = warp_scan(right.number);
-    const int left_total = __shfl_sync(kAll, left_upto, kWarp - 1);
-    const int left_last = __reduce_max_sync(kAll, left.last), right_last = __reduce_max_sync(kAll, right.last);
-    if (lane_id() == kWarp - 1) {
-      numbers[warp_id()] = left_total + right_upto;
-      lasts[warp_id()] = max(left_last, right_last);
-    }
-    __syncthreads();
-    int own_index = index, own_before = before;
-    for (int w = 0; w < kWarps; ++w) {
-      index += numbers[w];
-      before = max(before, lasts[w]);
-      if (w < warp_id()) {
-        own_index = index;
-        own_before = before;
-      }
-    }
-    int left_index = own_index + left_upto - left.number;
-    int right_index = own_index + left_total + right_upto - right.number;
-    int left_before = max(own_before, largest_before(left.last));
-    int right_before = max(max(own_before, left_last), largest_before(right.last));
-    if (strip < tiling.strips) {
-      const auto list = [out](uint64_t starts, int position, int& next, int& previous) {
-        for (; starts; starts &= starts - 1) {
-          const int start = position + lowest_bit(starts);
-          out[next++] = start - previous;
-          previous = start;
-        }
-      };
-      visit_changes(first, changes, strip, tiling, [&](int top, uint64_t left_starts, uint64_t right_starts) {
-        list(left_starts, left_begin + top, left_index, left_before);
-        list(right_starts, right_begin + top, right_index, right_before);
-      });
-    }
-    __syncthreads();
+
+  int index = 0, before = 0;
+  for (const TileRuns* tile = of_mask + lane_id(); tile < of_strip; tile += kWarp) {
+    index += tile->number;
+    before = max(before, tile->last);
   }
-  if (threadIdx.x == 0) out[index] = tiling.height * tiling.width - before;
+  index = __reduce_add_sync(kAll, index);
+  before = __reduce_max_sync(kAll, before);
+
+  // Unsigned, as columns past the width may begin anywhere.
+  const uint32_t height = static_cast<uint32_t>(tiling.height), column = static_cast<uint32_t>(strip * 64 + lane_id());
+  Column left{static_cast<int>(column * height)}, right{static_cast<int>((column + kWarp) * height)};
+  visit_starts(first, of_strip, strip, tiling, [&](int top, uint64_t left_starts, uint64_t right_starts) {
+    left.count(left_starts, top);
+    right.count(right_starts, top);
+  });
+  const int left_upto = warp_scan(left.number), right_upto = warp_scan(right.number);
+  const int left_total = __shfl_sync(kAll, left_upto, kWarp - 1);
+  const int left_last = max(before, __reduce_max_sync(kAll, left.last));
+  left.index = index + left_upto - left.number;
+  left.before = max(before, largest_before(left.last));
+  right.index = index + left_total + right_upto - right.number;
+  right.before = max(left_last, largest_before(right.last));
+  if (lane_id() == kWarp - 1 && strip == tiling.strips - 1) {
+    out[right.index + right.number] = tiling.height * tiling.width - max(right.before, right.last);
+  }
+  visit_starts(first, of_strip, strip, tiling, [&](int top, uint64_t left_starts, uint64_t right_starts) {
+    left.write(left_starts, top, out);
+    right.write(right_starts, top, out);
+  });
 }
 
 // ---- runs to bits ----
@@ -300,15 +307,15 @@ __device__ __forceinline__ uint64_t parity_below(uint64_t bits) {
   return upto ^ bits;
 }
 
-constexpr int kTileWords = 2048;
+constexpr int kPieceWords = 4096;
 
 // A block owns a group of strips of one mask and goes down them in as many rows at a time as shared memory takes. The
 // starts of runs are set there as bits; a pixel is the parity of those before it, which is the parity of its column so
 // far, with the pixel before the column. A thread owns a few rows of a strip: it counts for those below it, then writes
 // its words, side by side with its neighbours. Reads the codes once for each piece (from the caches after the first),
 // writes 1/8 byte a pixel.
-__global__ void decode_kernel(DeviceCodes codes, uint64_t* words, Tiling tiling) {
-  __shared__ uint64_t tile[kTileWords], parities[Tiling::kGroupStrips], before[Tiling::kGroupStrips];
+__global__ void __launch_bounds__(kThreads, 6) decode_kernel(DeviceCodes codes, uint64_t* words, Tiling tiling) {
+  __shared__ uint64_t tile[kPieceWords], parities[Tiling::kGroupStrips], before[Tiling::kGroupStrips];
   __shared__ uint64_t bands[kThreads];
   __shared__ uint32_t sums[kWarps];
   const int64_t mask = blockIdx.x / static_cast<uint32_t>(tiling.groups);
@@ -317,7 +324,7 @@ __global__ void decode_kernel(DeviceCodes codes, uint64_t* words, Tiling tiling)
   const uint32_t height = static_cast<uint32_t>(tiling.height), first_column = static_cast<uint32_t>(first_strip) * 64;
   const uint32_t columns = min(static_cast<uint32_t>(tiling.width) - first_column, static_cast<uint32_t>(strips) * 64);
   const int thread = static_cast<int>(threadIdx.x), strip = thread % strips, band = thread / strips;
-  const int number_of_bands = kThreads / strips, most_rows = kTileWords / strips;
+  const int number_of_bands = kThreads / strips, most_rows = kPieceWords / strips;
   const Runs runs(codes, mask);
   uint64_t* out = words + mask * tiling.words() + first_strip + strip;
 
@@ -336,7 +343,8 @@ __global__ void decode_kernel(DeviceCodes codes, uint64_t* words, Tiling tiling)
         atomicXor(reinterpret_cast<unsigned*>(words_of_strips) + column / 32, 1u << column % 32);
       };
       if (top == 0) set(parities);
-      if (y - static_cast<uint32_t>(top) < static_cast<uint32_t>(rows)) set(tile + static_cast<int64_t>(y - top) * strips);
+      if (y - static_cast<uint32_t>(top) < static_cast<uint32_t>(rows))
+        set(tile + static_cast<int64_t>(y - top) * strips);
     });
     const int odd = __syncthreads_count(starts_before & 1) & 1;
     if (top == 0) {
@@ -452,20 +460,19 @@ __global__ void ratio_kernel(const int64_t* shared, const int64_t* area_a, const
 
 }  // namespace
 
-void launch_count(const uint64_t* words, uint16_t* tile_counts, int32_t* part_counts, const Tiling& tiling,
-                  void* stream) {
+void launch_count(const uint64_t* words, TileRuns* tiles, int32_t* part_counts, const Tiling& tiling, void* stream) {
   const unsigned blocks = static_cast<unsigned>(ceil_div(tiling.masks * tiling.parts(), kWarps));
-  launch("rle_encode", count_kernel, blocks, kThreads, stream, words, tile_counts, part_counts, tiling);
+  launch("rle_encode", count_kernel, blocks, kThreads, stream, words, tiles, part_counts, tiling);
 }
 
 void launch_offsets(const int32_t* part_counts, int64_t* offsets, int64_t masks, int parts, void* stream) {
   launch("rle_encode", offsets_kernel, 1, kScanThreads, stream, part_counts, offsets, masks, parts);
 }
 
-void launch_write(const uint64_t* words, const uint16_t* tile_counts, const int64_t* offsets, int32_t* counts,
+void launch_write(const uint64_t* words, const TileRuns* tiles, const int64_t* offsets, int32_t* counts,
                   const Tiling& tiling, void* stream) {
-  launch("rle_encode", write_kernel, static_cast<unsigned>(tiling.masks), kThreads, stream, words, tile_counts, offsets,
-         counts, tiling);
+  const unsigned blocks = static_cast<unsigned>(ceil_div(tiling.masks * tiling.strips, kWarps));
+  launch("rle_encode", write_kernel, blocks, kThreads, stream, words, tiles, offsets, counts, tiling);
 }
 
 void launch_decode(const DeviceCodes& codes, uint64_t* words, const Tiling& tiling, void* stream) {

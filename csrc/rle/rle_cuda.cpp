@@ -42,9 +42,7 @@ struct Codes {
 
   int64_t number() const { return sizes.size(0); }
   void* stream() const { return current_stream(counts); }
-  DeviceCodes on_device() const {
-    return {in_of<int32_t>(counts), in_of<int64_t>(offsets), number(), counts.size(0)};
-  }
+  DeviceCodes on_device() const { return {in_of<int32_t>(counts), in_of<int64_t>(offsets), number(), counts.size(0)}; }
   bool is(const Codes& other) const {
     return number() == other.number() && in_of<int32_t>(counts) == in_of<int32_t>(other.counts) &&
            in_of<int64_t>(offsets) == in_of<int64_t>(other.offsets);
@@ -117,15 +115,16 @@ std::tuple<Tensor, Tensor> rle_encode(const Tensor& masks, int64_t width) {
   }
   const Tensor words = packed(masks);
   const Tiling tiling(number, height, width);
-  Tensor tile_counts = torch::stable::new_empty(masks, {number * tiling.tiles()}, ScalarType::Short);
+  Tensor tiles = torch::stable::new_empty(masks, {number * tiling.tiles()}, ScalarType::Long);
+  static_assert(sizeof(TileRuns) == sizeof(int64_t));
   Tensor part_counts = torch::stable::new_empty(masks, {number * tiling.parts()}, ScalarType::Int);
-  launch_count(in_of<uint64_t>(words), out_of<uint16_t>(tile_counts), out_of<int32_t>(part_counts), tiling, stream);
+  launch_count(in_of<uint64_t>(words), out_of<TileRuns>(tiles), out_of<int32_t>(part_counts), tiling, stream);
   launch_offsets(in_of<int32_t>(part_counts), out_of<int64_t>(offsets), number, tiling.parts(), stream);
   int64_t runs = 0;
   TORCH_ERROR_CODE_CHECK(aoti_torch_item_int64(torch::stable::narrow(offsets, 0, number, 1).get(), &runs));
   Tensor counts = torch::stable::new_empty(masks, {runs}, ScalarType::Int);
-  launch_write(in_of<uint64_t>(words), in_of<uint16_t>(tile_counts), in_of<int64_t>(offsets), out_of<int32_t>(counts),
-               tiling, stream);
+  launch_write(in_of<uint64_t>(words), in_of<TileRuns>(tiles), in_of<int64_t>(offsets), out_of<int32_t>(counts), tiling,
+               stream);
   return {counts, offsets};
 }
 
