@@ -12,6 +12,12 @@
 
 #if defined(S2D_X86)
 #include <immintrin.h>
+
+// GCC 12 takes the undefined operands inside its own intrinsics for a mistake of the caller (GCC bug 105593).
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
 #endif
 
 namespace s2d {
