@@ -58,6 +58,11 @@ void launch_area(const DeviceCodes& codes, int64_t* area, void* stream);
 // sizes [masks, 2], boxes [masks, 4].
 void launch_bbox(const DeviceCodes& codes, const int32_t* sizes, int64_t* boxes, void* stream);
 
+// merged [number_of_groups, words_per_mask], zero for a union and full for an intersection, takes in the masks of each
+// group; groups [masks].
+void launch_merge(const uint64_t* words, const int64_t* groups, uint64_t* merged, int64_t masks,
+                  int64_t number_of_groups, int64_t words_per_mask, bool intersect, void* stream);
+
 // iou [n, m] of tubes from the pixels that they share, counts [n, m]; of tubes against themselves (mirrored) those
 // above the diagonal are not looked at. area_a [n * frames], area_b [m * frames]; crowd [m] or nullptr.
 void launch_ratio(const int64_t* shared, const int64_t* area_a, const int64_t* area_b, const bool* crowd, double* iou,

@@ -5,6 +5,7 @@
 #include <torch/csrc/stable/ops.h>
 
 #include <array>
+#include <string>
 #include <tuple>
 
 #include "../bitmask/bitmask.h"
@@ -65,20 +66,25 @@ Tensor areas_of(const Codes& codes) {
   return area;
 }
 
-// Height and width of the first mask: waits for the device.
-std::array<int64_t, 2> first_size(const Codes& codes) {
-  const torch::stable::Device cpu(torch::headeronly::DeviceType::CPU);
-  Tensor sizes = codes.sizes;
-  const Tensor size = torch::stable::to(torch::stable::narrow(sizes, 0, 0, 1), cpu);
-  return {in_of<int32_t>(size)[0], in_of<int32_t>(size)[1]};
+// The size that all masks of a batch have, which is not empty: waits for the device.
+std::array<int64_t, 2> size_of(const Codes& codes, const char* op) {
+  const Tensor sizes = torch::stable::to(codes.sizes, torch::stable::Device(torch::headeronly::DeviceType::CPU));
+  const auto* size = in_of<int32_t>(sizes);
+  for (int64_t n = 0; n < codes.number(); ++n) {
+    S2D_CHECK(size[2 * n] == size[0] && size[2 * n + 1] == size[1], op, "masks of one size on a GPU",
+              "mask " + std::to_string(n) + " of another");
+  }
+  S2D_CHECK(size[0] >= 0 && size[1] >= 0 && int64_t{size[0]} * size[1] <= kMaxPixels, op,
+            "masks of at most 2^31 - 1 pixels", std::to_string(size[0]) + " x " + std::to_string(size[1]));
+  return {size[0], size[1]};
 }
 
-// Pixels are counted in bits of all masks, which the size of the first decides the number of.
+// Pixels are counted in bits, for which there has to be memory: waits for the device to know of how many pixels.
 Tensor overlaps(const Codes& a, const Codes& b, int64_t frames, const bool* crowd, const char* op) {
   const int64_t n = a.number() / frames, m = b.number() / frames;
   Tensor result = torch::stable::new_empty(a.counts, {n, m}, ScalarType::Double);
   if (n * m == 0) return result;
-  const auto [height, width] = first_size(a);
+  const auto [height, width] = size_of(a, op);
   const bool mirrored = a.is(b);
   const Tensor left = bits_of(a, height, width), right = mirrored ? left : bits_of(b, height, width);
   const Tensor area_a = areas_of(a), area_b = mirrored ? area_a : areas_of(b);
@@ -90,42 +96,42 @@ Tensor overlaps(const Codes& a, const Codes& b, int64_t frames, const bool* crow
   return result;
 }
 
-Tensor packed(const Tensor& masks) {
-  if (masks.scalar_type() == ScalarType::Long) return torch::stable::contiguous(masks);
-  std::array<StableIValue, 1> stack{torch::stable::detail::from(masks)};
-  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("s2d::pack_masks", "", stack.data(), TORCH_ABI_VERSION));
-  return torch::stable::detail::to<Tensor>(stack[0]);
-}
-
 // Waits for the device: how many runs there are is the size of the result.
-std::tuple<Tensor, Tensor> rle_encode(const Tensor& masks, int64_t width) {
-  const DeviceGuard guard(masks.get_device_index());
-  const bool bits = masks.scalar_type() == ScalarType::Long;
-  S2D_CHECK((bits || masks.scalar_type() == ScalarType::Byte) && masks.dim() == 3 &&
-                masks.size(2) == (bits ? words_for(width) : width),
-            "rle_encode", "masks int64 [N, H, ceil(W/64)] or uint8 [N, H, W]", shape_of(masks));
-  const int64_t number = masks.size(0), height = masks.size(1);
-  S2D_CHECK(height * width <= kMaxPixels, "rle_encode", "a mask of at most 2^31 - 1 pixels", height * width);
-  Tensor offsets = torch::stable::new_empty(masks, {number + 1}, ScalarType::Long);
-  void* stream = current_stream(masks);
+std::tuple<Tensor, Tensor> encode(const Tensor& words, int64_t width) {
+  const int64_t number = words.size(0), height = words.size(1);
+  Tensor offsets = torch::stable::new_empty(words, {number + 1}, ScalarType::Long);
+  void* stream = current_stream(words);
   if (number * height * width == 0) {
-    const Tensor nothing = torch::stable::new_zeros(masks, {number}, ScalarType::Int);
+    const Tensor nothing = torch::stable::new_zeros(words, {number}, ScalarType::Int);
     launch_offsets(in_of<int32_t>(nothing), out_of<int64_t>(offsets), number, 1, stream);
     return {nothing, offsets};
   }
-  const Tensor words = packed(masks);
   const Tiling tiling(number, height, width);
-  Tensor tiles = torch::stable::new_empty(masks, {number * tiling.tiles()}, ScalarType::Long);
   static_assert(sizeof(TileRuns) == sizeof(int64_t));
-  Tensor part_counts = torch::stable::new_empty(masks, {number * tiling.parts()}, ScalarType::Int);
+  Tensor tiles = torch::stable::new_empty(words, {number * tiling.tiles()}, ScalarType::Long);
+  Tensor part_counts = torch::stable::new_empty(words, {number * tiling.parts()}, ScalarType::Int);
   launch_count(in_of<uint64_t>(words), out_of<TileRuns>(tiles), out_of<int32_t>(part_counts), tiling, stream);
   launch_offsets(in_of<int32_t>(part_counts), out_of<int64_t>(offsets), number, tiling.parts(), stream);
   int64_t runs = 0;
   TORCH_ERROR_CODE_CHECK(aoti_torch_item_int64(torch::stable::narrow(offsets, 0, number, 1).get(), &runs));
-  Tensor counts = torch::stable::new_empty(masks, {runs}, ScalarType::Int);
+  Tensor counts = torch::stable::new_empty(words, {runs}, ScalarType::Int);
   launch_write(in_of<uint64_t>(words), in_of<TileRuns>(tiles), in_of<int64_t>(offsets), out_of<int32_t>(counts), tiling,
                stream);
   return {counts, offsets};
+}
+
+std::tuple<Tensor, Tensor> rle_encode(const Tensor& masks, int64_t width) {
+  const DeviceGuard guard(masks.get_device_index());
+  const bool packed = masks.scalar_type() == ScalarType::Long;
+  S2D_CHECK((packed || masks.scalar_type() == ScalarType::Byte) && masks.dim() == 3 &&
+                masks.size(2) == (packed ? words_for(width) : width),
+            "rle_encode", "masks int64 [N, H, ceil(W/64)] or uint8 [N, H, W]", shape_of(masks));
+  S2D_CHECK(masks.size(1) * width <= kMaxPixels, "rle_encode", "a mask of at most 2^31 - 1 pixels",
+            masks.size(1) * width);
+  if (packed) return encode(torch::stable::contiguous(masks), width);
+  std::array<StableIValue, 1> stack{torch::stable::detail::from(masks)};
+  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("s2d::pack_masks", "", stack.data(), TORCH_ABI_VERSION));
+  return encode(torch::stable::detail::to<Tensor>(stack[0]), width);
 }
 
 // The caller has seen that all masks have this size.
@@ -159,6 +165,35 @@ Tensor rle_iou(const Tensor& counts_a, const Tensor& offsets_a, const Tensor& si
   return overlaps(a, b, 1, in_of<bool>(flags), "rle_iou");
 }
 
+Tensor rle_tube_iou(const Tensor& counts_a, const Tensor& offsets_a, const Tensor& sizes_a, const Tensor& counts_b,
+                    const Tensor& offsets_b, const Tensor& sizes_b, int64_t frames) {
+  const DeviceGuard guard(counts_a.get_device_index());
+  const Codes a(counts_a, offsets_a, sizes_a, "rle_tube_iou"), b(counts_b, offsets_b, sizes_b, "rle_tube_iou");
+  S2D_CHECK(frames > 0 && a.number() % frames == 0 && b.number() % frames == 0, "rle_tube_iou",
+            "a number of frames that divides both batches", frames);
+  return overlaps(a, b, frames, nullptr, "rle_tube_iou");
+}
+
+// The caller has seen that every group has a mask. Groups of several sizes would need as many batches of bits.
+std::tuple<Tensor, Tensor> rle_merge(const Tensor& counts, const Tensor& offsets, const Tensor& sizes,
+                                     const Tensor& groups, int64_t number, bool intersect) {
+  const DeviceGuard guard(counts.get_device_index());
+  const Codes codes(counts, offsets, sizes, "rle_merge");
+  S2D_CHECK(groups.scalar_type() == ScalarType::Long && groups.dim() == 1 && groups.size(0) == codes.number(),
+            "rle_merge", "groups int64 [N]", shape_of(groups));
+  const Tensor group_of = torch::stable::contiguous(groups);
+  const auto [height, width] = codes.number() ? size_of(codes, "rle_merge") : std::array<int64_t, 2>{0, 0};
+  const int64_t words_per_mask = height * words_for(width);
+  const Tensor words = bits_of(codes, height, width);
+  Tensor merged = torch::stable::new_zeros(words, {number, height, words_for(width)}, ScalarType::Long);
+  if (intersect) torch::stable::fill_(merged, -1);
+  if (codes.number() * words_per_mask > 0) {
+    launch_merge(in_of<uint64_t>(words), in_of<int64_t>(group_of), out_of<uint64_t>(merged), codes.number(), number,
+                 words_per_mask, intersect, codes.stream());
+  }
+  return encode(merged, width);
+}
+
 }  // namespace
 }  // namespace s2d::rle
 
@@ -168,4 +203,6 @@ STABLE_TORCH_LIBRARY_IMPL(s2d, CUDA, library) {
   library.impl("rle_area", TORCH_BOX(&s2d::rle::rle_area));
   library.impl("rle_bbox", TORCH_BOX(&s2d::rle::rle_bbox));
   library.impl("rle_iou", TORCH_BOX(&s2d::rle::rle_iou));
+  library.impl("rle_tube_iou", TORCH_BOX(&s2d::rle::rle_tube_iou));
+  library.impl("rle_merge", TORCH_BOX(&s2d::rle::rle_merge));
 }
