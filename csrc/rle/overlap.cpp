@@ -8,8 +8,11 @@
 #include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
+#include <memory>
+#include <new>
 #include <vector>
 
+#include "../common/pages.h"
 #include "codes.h"
 #include "patch.h"
 
@@ -17,6 +20,12 @@ namespace s2d::rle {
 namespace {
 
 constexpr int64_t kTileWords = 1 << 15;
+
+constexpr std::align_val_t kAlignment{64};
+
+struct Free {
+  void operator()(uint64_t* words) const { ::operator delete(words, kAlignment); }
+};
 
 // The masks of a batch, ready for counting.
 struct Patches {
@@ -32,20 +41,22 @@ struct Patches {
     for (int64_t n = 0; n < codes.number; ++n) {
       starts[n + 1] = starts[n] + (patches[n].wants_words() ? patches[n].size() : 0);
     }
-    words.resize(starts.back());
+    words.reset(static_cast<uint64_t*>(::operator new(starts.back() * 8, kAlignment)));
+    prefer_large_pages(words.get(), starts.back() * 8);
     parallel_over(codes.number, codes.mean_bytes(), [&](int64_t begin, int64_t end) {
       for (int64_t n = begin; n < end; ++n) {
         Patch& patch = patches[n];
         if (!patch.wants_words()) continue;
-        uint64_t* own = words.data() + starts[n];
-        draw(patch.counts, patch.runs, patch.height, patch.first_band(), patch.box.x, patch.box.width, own);
+        uint64_t* own = words.get() + starts[n];
+        std::fill_n(own, patch.size(), 0);
+        draw(patch.counts, patch.runs, patch.height, patch.first_band(), patch.first_column(), patch.columns(), own);
         patch.words = own;
       }
     });
   }
 
   std::vector<Patch> patches;
-  std::vector<uint64_t> words;
+  std::unique_ptr<uint64_t, Free> words;
 };
 
 // The end of the tile of columns that begins at `begin`.

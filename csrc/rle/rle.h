@@ -22,26 +22,39 @@ struct Box {
   }
 };
 
+// The column of positions that ascend.
+struct Cursor {
+  int64_t height, column = 0, begin = 0;
+  S2D_HOST_DEVICE void move_to(int64_t position) {
+    if (position - begin < height) return;
+    ++column;
+    begin += height;
+    // A division only where it is not the next column.
+    if (position - begin < height) return;
+    column = position / height;
+    begin = column * height;
+  }
+};
+
 inline Box box_of(const int32_t* counts, int64_t runs, int64_t height) {
-  int64_t left = -1, right = 0, top = height, bottom = -1, position = 0, column = 0, column_begin = 0;
+  int64_t left = -1, right = 0, top = height, bottom = -1, end = 0;
+  Cursor cursor{height};
   for (int64_t r = 1; r < runs; r += 2) {
-    const int64_t begin = position + counts[r - 1], end = begin + counts[r];
-    position = end;
+    const int64_t begin = end + counts[r - 1];
+    end = begin + counts[r];
     if (begin == end) continue;
-    // A division only where the run is not in the next column.
-    if (begin - column_begin >= height) {
-      ++column;
-      column_begin += height;
-      if (begin - column_begin >= height) column = begin / height, column_begin = column * height;
+    cursor.move_to(begin);
+    if (left < 0) left = cursor.column;
+    int64_t first = begin - cursor.begin, last = end - 1 - cursor.begin;
+    if (last >= height) {
+      // A run that goes on into the next column covers a column's end and another's start.
+      first = 0;
+      last = height - 1;
+      cursor.move_to(end - 1);
     }
-    if (left < 0) left = column;
-    const int64_t first = begin - column_begin;
-    const bool wraps = end - column_begin > height;
-    if (wraps) column = (end - 1) / height, column_begin = column * height;
-    right = column;
-    // A run that goes on into the next column covers a column's end and another's start.
-    top = std::min(top, wraps ? 0 : first);
-    bottom = std::max(bottom, wraps ? height - 1 : end - 1 - column_begin);
+    top = std::min(top, first);
+    bottom = std::max(bottom, last);
+    right = cursor.column;
   }
   return left < 0 ? Box{} : Box{left, top, right - left + 1, bottom - top + 1};
 }

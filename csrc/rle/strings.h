@@ -5,10 +5,13 @@
 // one character or two, in no order a processor could guess: both lengths share one path without a branch.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <string>
 #include <string_view>
 #include <vector>
+
+#include "../common/pack.h"
 
 namespace s2d::rle {
 
@@ -86,48 +89,56 @@ inline std::string explain(std::string_view text) {
 }  // namespace strings
 
 // Append the runs of a COCO string. Returns what is wrong with it, or nothing; `counts` is as it was where it is wrong.
+//
+// Where runs end is found for 64 characters at a time, so that no run waits for the length of the one before it.
 inline std::string parse_string(std::string_view text, std::vector<int32_t>& counts) {
-  unsigned strange = 0;
-  for (const char character : text) strange |= (static_cast<unsigned>(character) - '0') & ~63u;
-  if (strange || (!text.empty() && ((text.back() - '0') & 32))) return strings::explain(text);
-
+  constexpr size_t kChunk = 1024;
+  const PackRow pack = pack_row();
   const size_t before = counts.size();
   counts.resize(before + text.size());
   int32_t* const first = counts.data() + before;
   int32_t* out = first;
-  const char* at = text.data();
-  const char* const end = at + text.size();
   int64_t one_before = 0, two_before = 0;
   uint64_t all = 0;
+  uint8_t strange = 0;
   bool too_long = false;
-  const auto put = [&](int64_t value) {
-    value += two_before;
-    two_before = one_before;
-    one_before = out == first ? 0 : value;  // The third run is not a difference.
-    all |= static_cast<uint64_t>(value);
-    *out++ = static_cast<int32_t>(value);
-  };
-  while (end - at >= 2) {
-    const unsigned low = static_cast<unsigned char>(at[0]) - '0', high = static_cast<unsigned char>(at[1]) - '0';
-    const unsigned two = low >> 5;
-    if (two & high >> 5) {
-      int shift = 0;
-      put(strings::read_run(at, shift));
-      too_long |= shift > strings::kLongestRun;
-      continue;
+  const char* at = text.data();
+  for (size_t begin = 0; begin < text.size(); begin += kChunk) {
+    const char* chunk = text.data() + begin;
+    const size_t size = std::min(kChunk, text.size() - begin);
+    uint8_t ends[kChunk];
+    uint64_t words[kChunk / kWordBits];
+    for (size_t i = 0; i < size; ++i) {
+      const auto bits = static_cast<uint8_t>(chunk[i] - '0');
+      strange |= bits & 0xc0;
+      ends[i] = ~bits & 32;
     }
-    // Where the run is one character, the shift drops the second.
-    const int shift = 59 - 5 * static_cast<int>(two);
-    put(static_cast<int64_t>((static_cast<uint64_t>(low & 31) | static_cast<uint64_t>(high & 31) << 5) << shift) >>
-        shift);
-    at += 1 + two;
-  }
-  if (at < end) {
-    const unsigned low = static_cast<unsigned char>(*at) - '0';
-    put((low & 15) - static_cast<int64_t>(low & 16));
+    pack(ends, words, static_cast<int64_t>(size));
+    for (int64_t w = 0; w < words_for(static_cast<int64_t>(size)); ++w) {
+      for (uint64_t word = words[w]; word; word &= word - 1) {
+        const char* const last = chunk + w * kWordBits + lowest_bit(word);
+        int64_t value;
+        if (last - at > 1) {
+          int shift;
+          value = strings::read_run(at, shift);
+          too_long |= shift > strings::kLongestRun;
+        } else {
+          // Where the run is one character, that is read twice and the shift drops one.
+          const auto shift = static_cast<int>(59 - 5 * (last - at));
+          const auto low = static_cast<uint64_t>((*at - '0') & 31), high = static_cast<uint64_t>((*last - '0') & 31);
+          value = static_cast<int64_t>((low | high << 5) << shift) >> shift;
+          at = last + 1;
+        }
+        value += two_before;
+        two_before = one_before;
+        one_before = out == first ? 0 : value;  // The third run is not a difference.
+        all |= static_cast<uint64_t>(value);
+        *out++ = static_cast<int32_t>(value);
+      }
+    }
   }
   counts.resize(before + static_cast<size_t>(out - first));
-  if (!too_long && all <= INT32_MAX) return "";
+  if (!strange && !too_long && all <= INT32_MAX && at == text.data() + text.size()) return "";
   counts.resize(before);
   return strings::explain(text);
 }
