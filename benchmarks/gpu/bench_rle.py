@@ -19,6 +19,7 @@ from s2d.ops import (
     rle_bbox,
     rle_decode,
     rle_encode,
+    rle_from_labels,
     rle_iou,
     rle_merge,
     rle_tube_iou,
@@ -36,7 +37,7 @@ SMALL = [(3, *shape) for shape in cases.SHAPES] + [(2, 0, 9), (2, 9, 0), (2, 70,
 
 MOST_PAIRED = 200  # masks that are compared with each other
 FRAMES = 20  # of a tube
-GROUP = 10  # masks that are merged to one
+GROUP = 10  # masks that are merged to one, or are the labels of a frame
 GOAL_SHARE = 0.6  # of the floor, for encoding
 
 RUNS_WAIT = "how many runs there are is the size of the result"
@@ -97,6 +98,13 @@ def encode_all(dense: Tensor) -> tuple[Tensor, Tensor]:
     begins = torch.where(follows, ends.roll(1), 0)
     offsets = torch.cat([mask.new_zeros(1), changes.sum(1).cumsum(0)])
     return (ends - begins).int(), offsets
+
+
+def encode_labels(labels: Tensor) -> tuple[Tensor, ...]:
+    values = torch.arange(1, GROUP + 1, device=labels.device)
+    dense = labels[:, None] == values[:, None, None]
+    which = dense.flatten(2).any(2).nonzero()
+    return *encode_all(dense[which[:, 0], which[:, 1]]), torch.stack([which[:, 0], values[which[:, 1]]], 1)
 
 
 def owners(counts: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -165,6 +173,16 @@ def entries(number: int, height: int, width: int) -> list[Entry]:
     def codes_in_pairs(device: str, seed: int) -> Code:
         return some_codes(device, seed, paired)
 
+    def label_maps(device: str, seed: int) -> tuple[Tensor]:
+        """Masks painted over each other, some to a frame, as labels from 1 on."""
+        frames = masks(size, seed).unflatten(0, (-1, GROUP if number % GROUP == 0 else number))
+        numbers = torch.arange(1, frames.shape[1] + 1, dtype=torch.uint8)
+        return ((frames * numbers[:, None, None]).amax(1).to(device),)
+
+    def encoded_labels(labels: Tensor, **options: str) -> tuple[Tensor, ...]:
+        rle, which = rle_from_labels(labels, **options)
+        return *parts(rle), which
+
     def groups(code: Code) -> Tensor:
         return torch.arange(number, device=code[0].device) // GROUP
 
@@ -216,6 +234,16 @@ def entries(number: int, height: int, width: int) -> list[Entry]:
             bytes=number * height * width + 8 * number,
             peers=encoders,
             goal_share=goal_share,
+            syncs=RUNS_WAIT,
+        ),
+        Entry(
+            "rle_from_labels",
+            f"{number // GROUP}x{height}x{width}, {GROUP} labels",
+            label_maps,
+            encoded_labels,
+            equals(partial(encoded_labels, impl="reference")),
+            bytes=number // GROUP * height * width,
+            peers={"torch, a mask a label": Peer(encode_labels, same, capturable=False)},
             syncs=RUNS_WAIT,
         ),
         Entry(

@@ -43,7 +43,16 @@ struct alignas(8) TileRuns {
   int32_t number, last;
 };
 
-// Launchers: device pointers and a cudaStream_t. Definitions in rle.cu.
+// Maps of labels [frames, height, width], integers of some bytes each.
+struct Labels {
+  const void* data;
+  int bytes;
+  bool is_signed;
+  int64_t frames;
+  int height, width;
+};
+
+// Launchers: device pointers and a cudaStream_t. Definitions in rle.cu and labels.cu.
 
 // What starts in each tile and how many runs start in each part: tiles [masks, strips, tile_rows], part_counts [masks,
 // parts].
@@ -67,5 +76,11 @@ void launch_merge(const uint64_t* words, const int64_t* groups, uint64_t* merged
 // above the diagonal are not looked at. area_a [n * frames], area_b [m * frames]; crowd [m] or nullptr.
 void launch_ratio(const int64_t* shared, const int64_t* area_a, const int64_t* area_b, const bool* crowd, double* iou,
                   int64_t n, int64_t m, int64_t frames, bool mirrored, void* stream);
+
+// Frame and label of the pixels that differ from those above and on the left, in no order: corners [number, 2], which
+// may be nullptr to count them; number, zeroed, counts them. skips: not those of the label `skipped`.
+void launch_corners(const Labels& labels, int64_t* corners, int64_t* number, bool skips, int64_t skipped, void* stream);
+// The masks of frames and labels, which [masks, 2].
+void launch_select(const Labels& labels, const int64_t* which, uint64_t* words, const Tiling& tiling, void* stream);
 
 }  // namespace s2d::rle

@@ -5,6 +5,7 @@
 #include <torch/csrc/stable/ops.h>
 
 #include <array>
+#include <optional>
 #include <string>
 #include <tuple>
 
@@ -26,6 +27,13 @@ const T* in_of(const Tensor& tensor) {
 template <typename T>
 T* out_of(Tensor& tensor) {
   return static_cast<T*>(tensor.mutable_data_ptr());
+}
+
+// The only value of a tensor: waits for the device.
+int64_t item(const Tensor& number) {
+  int64_t value = 0;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_item_int64(number.get(), &value));
+  return value;
 }
 
 // The code of a batch, its shapes checked. What is in it is not: the kernels keep to its bounds whatever that is.
@@ -112,8 +120,7 @@ std::tuple<Tensor, Tensor> encode(const Tensor& words, int64_t width) {
   Tensor part_counts = torch::stable::new_empty(words, {number * tiling.parts()}, ScalarType::Int);
   launch_count(in_of<uint64_t>(words), out_of<TileRuns>(tiles), out_of<int32_t>(part_counts), tiling, stream);
   launch_offsets(in_of<int32_t>(part_counts), out_of<int64_t>(offsets), number, tiling.parts(), stream);
-  int64_t runs = 0;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_item_int64(torch::stable::narrow(offsets, 0, number, 1).get(), &runs));
+  const int64_t runs = item(torch::stable::narrow(offsets, 0, number, 1));
   Tensor counts = torch::stable::new_empty(words, {runs}, ScalarType::Int);
   launch_write(in_of<uint64_t>(words), in_of<TileRuns>(tiles), in_of<int64_t>(offsets), out_of<int32_t>(counts), tiling,
                stream);
@@ -132,6 +139,72 @@ std::tuple<Tensor, Tensor> rle_encode(const Tensor& masks, int64_t width) {
   std::array<StableIValue, 1> stack{torch::stable::detail::from(masks)};
   TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("s2d::pack_masks", "", stack.data(), TORCH_ABI_VERSION));
   return encode(torch::stable::detail::to<Tensor>(stack[0]), width);
+}
+
+// Rows of pairs in ascending order, each once.
+Tensor distinct(const Tensor& pairs) {
+  std::array<StableIValue, 5> stack{torch::stable::detail::from(pairs), torch::stable::detail::from(int64_t{0}),
+                                    torch::stable::detail::from(true), torch::stable::detail::from(false),
+                                    torch::stable::detail::from(false)};
+  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::unique_dim", "", stack.data(), TORCH_ABI_VERSION));
+  // The empty results are taken over to be freed.
+  for (int unused = 1; unused < 3; ++unused) torch::stable::detail::to<Tensor>(stack[unused]);
+  return torch::stable::detail::to<Tensor>(stack[0]);
+}
+
+// Of the integers that labels may be; 0 for other types.
+int bytes_of(ScalarType type) {
+  switch (type) {
+    case ScalarType::Byte:
+    case ScalarType::Char:
+      return 1;
+    case ScalarType::UInt16:
+    case ScalarType::Short:
+      return 2;
+    case ScalarType::Int:
+      return 4;
+    case ScalarType::Long:
+      return 8;
+    default:
+      return 0;
+  }
+}
+
+// Frames and labels of the masks, in ascending order. Waits for the device: their number is the size of a result.
+Tensor labels_in(const Labels& labels, const Tensor& like, std::optional<int64_t> background) {
+  const auto list = [&](int64_t* corners) {
+    Tensor number = torch::stable::new_zeros(like, {1}, ScalarType::Long);
+    launch_corners(labels, corners, out_of<int64_t>(number), background.has_value(), background.value_or(0),
+                   current_stream(like));
+    return number;
+  };
+  const int64_t number = labels.frames * labels.height * labels.width > 0 ? item(list(nullptr)) : 0;
+  Tensor corners = torch::stable::new_empty(like, {number, 2}, ScalarType::Long);
+  if (number == 0) return corners;
+  list(out_of<int64_t>(corners));
+  return distinct(corners);
+}
+
+std::tuple<Tensor, Tensor, Tensor> rle_from_labels(const Tensor& labels, std::optional<int64_t> background) {
+  const DeviceGuard guard(labels.get_device_index());
+  const ScalarType type = labels.scalar_type();
+  const int bytes = bytes_of(type);
+  S2D_CHECK(labels.dim() == 3 && bytes > 0, "rle_from_labels", "labels of integers [T, H, W]", shape_of(labels));
+  const int64_t height = labels.size(1), width = labels.size(2);
+  S2D_CHECK(height * width <= kMaxPixels, "rle_from_labels", "frames of at most 2^31 - 1 pixels", shape_of(labels));
+  const Tensor source = torch::stable::contiguous(labels);
+  const bool is_signed = type != ScalarType::Byte && type != ScalarType::UInt16;
+  const Labels maps{source.const_data_ptr(), bytes, is_signed, source.size(0), static_cast<int>(height),
+                    static_cast<int>(width)};
+  const Tensor which = labels_in(maps, source, background);
+  const int64_t number = which.size(0);
+  Tensor words = torch::stable::new_empty(source, {number, height, words_for(width)}, ScalarType::Long);
+  if (number > 0) {
+    launch_select(maps, in_of<int64_t>(which), out_of<uint64_t>(words), Tiling(number, height, width),
+                  current_stream(source));
+  }
+  const auto [counts, offsets] = encode(words, width);
+  return {counts, offsets, which};
 }
 
 // The caller has seen that all masks have this size.
@@ -204,5 +277,6 @@ STABLE_TORCH_LIBRARY_IMPL(s2d, CUDA, library) {
   library.impl("rle_bbox", TORCH_BOX(&s2d::rle::rle_bbox));
   library.impl("rle_iou", TORCH_BOX(&s2d::rle::rle_iou));
   library.impl("rle_tube_iou", TORCH_BOX(&s2d::rle::rle_tube_iou));
+  library.impl("rle_from_labels", TORCH_BOX(&s2d::rle::rle_from_labels));
   library.impl("rle_merge", TORCH_BOX(&s2d::rle::rle_merge));
 }

@@ -85,8 +85,8 @@ def build(room: str, name: str, changed: dict[Path, Path] | None = None) -> Path
     # Its own kernels, and those of the rooms whose launchers its binding calls.
     others = re.findall(r'#include "../(\w+)/\1\.h"', (folder / f"{room}_cuda.cpp").read_text())
     for each in [room, *others]:
-        source = ROOT / "csrc" / each
-        jobs.append((source / f"{each}.cu", [*INSTRUMENTED, f"-iquote{source}"]))
+        sources = sorted((ROOT / "csrc" / each).glob("*.cu"))
+        jobs += [(source, [*INSTRUMENTED, f"-iquote{source.parent}"]) for source in sources]
     jobs = [((changed or {}).get(source, source), flags) for source, flags in jobs]
     headers = _headers()
     with ThreadPoolExecutor(os.cpu_count()) as pool:
