@@ -13,6 +13,7 @@
 
 #include "../common/check.h"
 #include "../common/pack.h"
+#include "../common/pages.h"
 #include "../common/parallel.h"
 #include "../common/popcount.h"
 
@@ -59,6 +60,7 @@ Tensor unpack_masks(const Tensor& words, int64_t width) {
   Tensor result = torch::stable::new_empty(source, shape_with_last(source, 1, {width}), ScalarType::Byte);
   const uint64_t* in = words_of(source);
   auto* out = static_cast<uint8_t*>(result.mutable_data_ptr());
+  prefer_large_pages(out, rows * width);
   parallel_over(rows, width, [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) unpack_row(in + row * per_row, out + row * width, width);
   });
