@@ -7,9 +7,9 @@
 #include <utility>
 #include <vector>
 
+#include "../rle/coco_strings.h"
 #include "../rle/merge.h"
 #include "../rle/polygons.h"
-#include "../rle/strings.h"
 #include "arrays.h"
 #include "codes.h"
 #include "host.h"
