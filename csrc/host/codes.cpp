@@ -2,8 +2,8 @@
 
 #include <numeric>
 
+#include "../rle/coco_strings.h"
 #include "../rle/rle.h"
-#include "../rle/strings.h"
 #include "arrays.h"
 
 namespace s2d::host {

@@ -1,7 +1,5 @@
 // COCO's strings by themselves.
 
-#include "../rle/strings.h"
-
 #include <pybind11/stl.h>
 
 #include <cstdint>
@@ -9,6 +7,7 @@
 #include <string_view>
 #include <vector>
 
+#include "../rle/coco_strings.h"
 #include "host.h"
 
 namespace s2d::host {

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from s2d import _native
 from s2d.ops._dispatch import Room
-from s2d.ops._rle_batch import RLE, check_size
+from s2d.ops._rle_batch import RLE, as_tensor, check_size
 from s2d.ops.bitmask import BitMasks, as_bits, pack_masks, unpack_masks
 from s2d.ops.reference import rle as reference
 
@@ -25,6 +25,8 @@ _LABEL_DTYPES = (torch.uint8, torch.int8, torch.int16, torch.uint16, torch.int32
 def _one_size(op: str, *batches: RLE) -> tuple[int, int]:
     """The size that all masks of some batches, of which one is not empty, have in common."""
     sizes = batches[0].sizes if len(batches) == 1 else torch.cat([rle.sizes for rle in batches])
+    if len(sizes) == 1:
+        return tuple(sizes[0].tolist())
     least, most = (size.tolist() for size in sizes.aminmax(dim=0))
     if least != most:
         raise ValueError(f"s2d::{op}: expected masks of one size, got {sizes.unique(dim=0).tolist()}")
@@ -35,20 +37,11 @@ def _sizes(size: tuple[int, int] | Tensor, number: int, op: str, device: torch.d
     """int32 ``[N, 2]`` from one size for all masks or one for each."""
     if not isinstance(size, Tensor):
         check_size(*size, op)
-        return torch.tensor([size], dtype=torch.int32, device=device).repeat(number, 1)
+        sizes = torch.tensor([size], dtype=torch.int32, device=device)
+        return sizes if number == 1 else sizes.repeat(number, 1)
     if size.shape != (number, 2):
         raise ValueError(f"s2d::{op}: expected size (H, W) or a tensor [{number}, 2], got {list(size.shape)}")
     return size.to(device, torch.int32)
-
-
-def _as_tensor(array: Any) -> Any:
-    """A tensor that shares memory with an array of numpy or of a library that speaks DLPack; others as they are."""
-    if isinstance(array, np.ndarray):
-        # Torch has no negative strides.
-        return torch.from_numpy(array if all(step >= 0 for step in array.strides) else array.copy())
-    if not isinstance(array, Tensor) and hasattr(array, "__dlpack__"):
-        return torch.from_dlpack(array)
-    return array
 
 
 def rle_encode(masks: BitMasks | Tensor | np.ndarray, *, impl: str | None = None) -> RLE:
@@ -65,8 +58,8 @@ def rle_encode(masks: BitMasks | Tensor | np.ndarray, *, impl: str | None = None
         TypeError: another dtype.
         ValueError: not ``[N, H, W]``, or 2^31 pixels or more.
     """
-    masks = _as_tensor(masks)
-    if not isinstance(masks, Tensor) or masks.device.type != "cpu" or masks.dtype not in (torch.bool, torch.uint8):
+    masks = as_tensor(masks)
+    if not isinstance(masks, Tensor) or masks.dtype not in (torch.bool, torch.uint8):
         masks = as_bits(masks, "masks", "rle_encode", impl)
     if len(masks.shape) != 3:
         raise ValueError(f"s2d::rle_encode: expected masks [N, H, W], got {list(masks.shape)}")
@@ -98,7 +91,7 @@ def rle_from_labels(
         TypeError: not integers.
         ValueError: not ``[T, H, W]``, or 2^31 pixels a frame or more.
     """
-    labels = _as_tensor(labels)
+    labels = as_tensor(labels)
     if not isinstance(labels, Tensor) or labels.dtype not in _LABEL_DTYPES:
         found = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
         raise TypeError(f"s2d::rle_from_labels: expected labels of integers [T, H, W], got {found}")

@@ -79,6 +79,17 @@ def polygon(vertices: Tensor, height: int, width: int) -> Tensor:
     return (turned[:-1].cumsum(0) % 2 == 1).view(width, height).T
 
 
+def shape(item: list | None, height: int, width: int) -> Tensor:
+    """The mask of a COCO box, of the polygons of a mask, or of None."""
+    mask = torch.zeros(height, width, dtype=torch.bool)
+    if item is not None and len(item) == 4 and all(isinstance(number, (int, float)) for number in item):
+        x, y, w, h = item
+        item = [[x, y, x, y + h, x + w, y + h, x + w, y]]
+    for corners in item or []:
+        mask |= polygon(torch.tensor(corners, dtype=torch.float64).reshape(-1, 2), height, width)
+    return mask
+
+
 def to_string(counts: list[int]) -> str:
     """COCO's string of some runs.
 

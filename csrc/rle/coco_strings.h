@@ -102,6 +102,13 @@ inline std::string parse_string(std::string_view text, std::vector<int32_t>& cou
   uint64_t all = 0;
   uint8_t strange = 0;
   bool too_long = false;
+  const auto put = [&](int64_t value) {
+    value += two_before;
+    two_before = one_before;
+    one_before = out == first ? 0 : value;  // The third run is not a difference.
+    all |= static_cast<uint64_t>(value);
+    *out++ = static_cast<int32_t>(value);
+  };
   const char* at = text.data();
   for (size_t begin = 0; begin < text.size(); begin += kChunk) {
     const char* chunk = text.data() + begin;
@@ -114,26 +121,27 @@ inline std::string parse_string(std::string_view text, std::vector<int32_t>& cou
       ends[i] = ~bits & 32;
     }
     pack(ends, words, static_cast<int64_t>(size));
-    for (int64_t w = 0; w < words_for(static_cast<int64_t>(size)); ++w) {
-      for (uint64_t word = words[w]; word; word &= word - 1) {
-        const char* const last = chunk + w * kWordBits + lowest_bit(word);
-        int64_t value;
+    for (int64_t w = 0; w < words_for(static_cast<int64_t>(size)); ++w, chunk += kWordBits) {
+      uint64_t word = words[w];
+      // The outlines of large shapes are long stretches of single characters.
+      if (word == ~0ull && at == chunk) {
+        for (int i = 0; i < kWordBits; ++i) put((((chunk[i] - '0') & 31) ^ 16) - 16);
+        at += kWordBits;
+        continue;
+      }
+      for (; word; word &= word - 1) {
+        const char* const last = chunk + lowest_bit(word);
         if (last - at > 1) {
           int shift;
-          value = strings::read_run(at, shift);
+          put(strings::read_run(at, shift));
           too_long |= shift > strings::kLongestRun;
-        } else {
-          // Where the run is one character, that is read twice and the shift drops one.
-          const auto shift = static_cast<int>(59 - 5 * (last - at));
-          const auto low = static_cast<uint64_t>((*at - '0') & 31), high = static_cast<uint64_t>((*last - '0') & 31);
-          value = static_cast<int64_t>((low | high << 5) << shift) >> shift;
-          at = last + 1;
+          continue;
         }
-        value += two_before;
-        two_before = one_before;
-        one_before = out == first ? 0 : value;  // The third run is not a difference.
-        all |= static_cast<uint64_t>(value);
-        *out++ = static_cast<int32_t>(value);
+        // Where the run is one character, that is read twice and the shift drops one.
+        const auto shift = static_cast<int>(59 - 5 * (last - at));
+        const auto low = static_cast<uint64_t>((*at - '0') & 31), high = static_cast<uint64_t>((*last - '0') & 31);
+        put(static_cast<int64_t>((low | high << 5) << shift) >> shift);
+        at = last + 1;
       }
     }
   }
