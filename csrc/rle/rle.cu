@@ -65,7 +65,7 @@ __device__ __forceinline__ T block_scan(T value, T* sums, T& total) {
 
 // Which bits of a strip's words are pixels.
 __device__ __forceinline__ uint64_t pixels_of(int strip, const Tiling& tiling) {
-  return low_bits(tiling.width - strip * static_cast<int>(kWordBits));
+  return low_bits(max(tiling.width - strip * 64, 0));
 }
 
 // The pixels before those of a row in the order of runs: the row above, or what ends the columns before.
@@ -80,12 +80,13 @@ constexpr int kBatch = 8;  // loads under way in a thread
 // A warp owns a part: half of it goes down the upper 32 rows of the tiles, half down the lower, a lane to a strip, so
 // that a load takes up to 128 bytes of a row. Reads 1/8 byte a pixel once, and one row more for each 32.
 __global__ void __launch_bounds__(kThreads, 5)
-    count_kernel(const uint64_t* words, TileRuns* tiles, int32_t* part_counts, Tiling tiling) {
+    count_kernel(const uint64_t* words, TileRuns* tiles, int32_t* part_counts, Tiling batch) {
   constexpr int kHalf = kWarp / 2, kRows = 32;
   static_assert(kHalf == Tiling::kGroupStrips);
   const int64_t part = static_cast<int64_t>(blockIdx.x) * kWarps + warp_id();
-  if (part >= tiling.masks * tiling.parts()) return;
-  const int64_t mask = static_cast<uint32_t>(part) / static_cast<uint32_t>(tiling.parts());
+  if (part >= batch.masks * batch.parts()) return;
+  const int64_t mask = static_cast<uint32_t>(part) / static_cast<uint32_t>(batch.parts());
+  const Tiling tiling = batch.of(mask);
   const int within = static_cast<int>(part - mask * tiling.parts());
   const int tile_row = within / tiling.groups, group = within - tile_row * tiling.groups;
   const int place = lane_id() % kHalf, strip = group * tiling.group_strips + place;
@@ -220,10 +221,11 @@ struct Column {
 // before. Tiles in which runs start are visited twice: to learn which runs are each column's, and to write them. Reads
 // only these, which the caches may still hold, and 8 bytes a tile; writes 4 bytes a run.
 __global__ void __launch_bounds__(kThreads, 5)
-    write_kernel(const uint64_t* words, const TileRuns* tiles, const int64_t* offsets, int32_t* runs, Tiling tiling) {
+    write_kernel(const uint64_t* words, const TileRuns* tiles, const int64_t* offsets, int32_t* runs, Tiling batch) {
   const int64_t task = static_cast<int64_t>(blockIdx.x) * kWarps + warp_id();
-  if (task >= tiling.masks * tiling.strips) return;
-  const int64_t mask = static_cast<uint32_t>(task) / static_cast<uint32_t>(tiling.strips);
+  if (task >= batch.masks * batch.strips) return;
+  const int64_t mask = static_cast<uint32_t>(task) / static_cast<uint32_t>(batch.strips);
+  const Tiling tiling = batch.of(mask);
   const int strip = static_cast<int>(task - mask * tiling.strips);
   const uint64_t* first = words + mask * tiling.words();
   const TileRuns* of_mask = tiles + mask * tiling.tiles();
@@ -314,15 +316,17 @@ constexpr int kPieceWords = 4096;
 // far, with the pixel before the column. A thread owns a few rows of a strip: it counts for those below it, then writes
 // its words, side by side with its neighbours. Reads the codes once for each piece (from the caches after the first),
 // writes 1/8 byte a pixel.
-__global__ void __launch_bounds__(kThreads, 6) decode_kernel(DeviceCodes codes, uint64_t* words, Tiling tiling) {
+__global__ void __launch_bounds__(kThreads, 6) decode_kernel(DeviceCodes codes, uint64_t* words, Tiling batch) {
   __shared__ uint64_t tile[kPieceWords], parities[Tiling::kGroupStrips], before[Tiling::kGroupStrips];
   __shared__ uint64_t bands[kThreads];
   __shared__ uint32_t sums[kWarps];
-  const int64_t mask = blockIdx.x / static_cast<uint32_t>(tiling.groups);
+  const int64_t mask = blockIdx.x / static_cast<uint32_t>(batch.groups);
+  const Tiling tiling = batch.of(mask);
+  if (tiling.height == 0) return;
   const int group = static_cast<int>(blockIdx.x - mask * tiling.groups), first_strip = group * tiling.group_strips;
   const int strips = min(tiling.group_strips, tiling.strips - first_strip);
   const uint32_t height = static_cast<uint32_t>(tiling.height), first_column = static_cast<uint32_t>(first_strip) * 64;
-  const uint32_t columns = min(static_cast<uint32_t>(tiling.width) - first_column, static_cast<uint32_t>(strips) * 64);
+  const uint32_t columns = static_cast<uint32_t>(max(min(tiling.width - first_strip * 64, strips * 64), 0));
   const int thread = static_cast<int>(threadIdx.x), strip = thread % strips, band = thread / strips;
   const int number_of_bands = kThreads / strips, most_rows = kPieceWords / strips;
   const Runs runs(codes, mask);
@@ -444,18 +448,22 @@ __global__ void bbox_kernel(DeviceCodes codes, const int32_t* sizes, int64_t* bo
 
 // A thread owns a word of a mask, which it adds to its group's; an OR or an AND does not depend on the order. Reads 1/8
 // byte a pixel; words that would change nothing go no further.
-__global__ void merge_kernel(const uint64_t* words, const int64_t* groups, unsigned long long* merged, int64_t masks,
-                             int64_t number_of_groups, int64_t words_per_mask, bool intersect) {
+__global__ void merge_kernel(const uint64_t* words, const int64_t* groups, const int32_t* sizes,
+                             unsigned long long* merged, int32_t* group_sizes, int64_t masks, int64_t number_of_groups,
+                             int64_t words_per_mask, bool intersect) {
   const int64_t at = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (at >= masks * words_per_mask) return;
-  const int64_t mask = at / words_per_mask, group = groups[mask];
+  const int64_t mask = at / words_per_mask, place = at - mask * words_per_mask, group = groups[mask];
+  if (group < 0 || group >= number_of_groups) return;
+  if (place == 0) {
+    for (int k = 0; k < 2; ++k) atomicMax(group_sizes + 2 * group + k, sizes[2 * mask + k]);
+  }
   const uint64_t word = words[at];
-  if (word == (intersect ? ~uint64_t{0} : 0) || group < 0 || group >= number_of_groups) return;
-  unsigned long long* place = merged + group * words_per_mask + (at - mask * words_per_mask);
+  if (word == (intersect ? ~uint64_t{0} : 0)) return;
   if (intersect) {
-    atomicAnd(place, word);
+    atomicAnd(merged + group * words_per_mask + place, word);
   } else {
-    atomicOr(place, word);
+    atomicOr(merged + group * words_per_mask + place, word);
   }
 }
 
@@ -507,10 +515,12 @@ void launch_bbox(const DeviceCodes& codes, const int32_t* sizes, int64_t* boxes,
   launch("rle_bbox", bbox_kernel, static_cast<unsigned>(codes.masks), kThreads, stream, codes, sizes, boxes);
 }
 
-void launch_merge(const uint64_t* words, const int64_t* groups, uint64_t* merged, int64_t masks,
-                  int64_t number_of_groups, int64_t words_per_mask, bool intersect, void* stream) {
-  launch("rle_merge", merge_kernel, grid_for(masks * words_per_mask), kThreads, stream, words, groups,
-         reinterpret_cast<unsigned long long*>(merged), masks, number_of_groups, words_per_mask, intersect);
+void launch_merge(const uint64_t* words, const int64_t* groups, const int32_t* sizes, uint64_t* merged,
+                  int32_t* group_sizes, int64_t masks, int64_t number_of_groups, int64_t words_per_mask, bool intersect,
+                  void* stream) {
+  launch("rle_merge", merge_kernel, grid_for(masks * words_per_mask), kThreads, stream, words, groups, sizes,
+         reinterpret_cast<unsigned long long*>(merged), group_sizes, masks, number_of_groups, words_per_mask,
+         intersect);
 }
 
 void launch_ratio(const int64_t* shared, const int64_t* area_a, const int64_t* area_b, const bool* crowd, double* iou,

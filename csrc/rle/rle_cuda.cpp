@@ -4,6 +4,7 @@
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
+#include <algorithm>
 #include <array>
 #include <optional>
 #include <string>
@@ -60,10 +61,14 @@ struct Codes {
   Tensor counts, offsets, sizes;
 };
 
-Tensor bits_of(const Codes& codes, int64_t height, int64_t width) {
-  Tensor words = torch::stable::new_empty(codes.offsets, {codes.number(), height, words_for(width)}, ScalarType::Long);
+// The masks as bits, height x width of each; a mask may be smaller where they are of different sizes.
+Tensor bits_of(const Codes& codes, int64_t height, int64_t width, bool one_size = true) {
+  const auto shape = {codes.number(), height, words_for(width)};
+  Tensor words = one_size ? torch::stable::new_empty(codes.offsets, shape, ScalarType::Long)
+                          : torch::stable::new_zeros(codes.offsets, shape, ScalarType::Long);
   if (codes.number() * height * width > 0) {
-    launch_decode(codes.on_device(), out_of<uint64_t>(words), Tiling(codes.number(), height, width), codes.stream());
+    const Tiling tiling(codes.number(), height, width, one_size ? nullptr : in_of<int32_t>(codes.sizes));
+    launch_decode(codes.on_device(), out_of<uint64_t>(words), tiling, codes.stream());
   }
   return words;
 }
@@ -74,25 +79,31 @@ Tensor areas_of(const Codes& codes) {
   return area;
 }
 
-// The size that all masks of a batch have, which is not empty: waits for the device.
-std::array<int64_t, 2> size_of(const Codes& codes, const char* op) {
-  const Tensor sizes = torch::stable::to(codes.sizes, torch::stable::Device(torch::headeronly::DeviceType::CPU));
-  const auto* size = in_of<int32_t>(sizes);
-  for (int64_t n = 0; n < codes.number(); ++n) {
-    S2D_CHECK(size[2 * n] == size[0] && size[2 * n + 1] == size[1], op, "masks of one size on a GPU",
-              "mask " + std::to_string(n) + " of another");
+// The size that holds every mask of a batch: waits for the device.
+struct Bounds {
+  Bounds(const Codes& codes, const char* op) {
+    const Tensor sizes = torch::stable::to(codes.sizes, torch::stable::Device(torch::headeronly::DeviceType::CPU));
+    const auto* size = in_of<int32_t>(sizes);
+    for (int64_t n = 0; n < codes.number(); ++n) {
+      height = std::max<int64_t>(height, size[2 * n]);
+      width = std::max<int64_t>(width, size[2 * n + 1]);
+      one_size &= size[2 * n] == size[0] && size[2 * n + 1] == size[1];
+    }
+    S2D_CHECK(height * width <= kMaxPixels, op, "masks that fit into one of at most 2^31 - 1 pixels",
+              std::to_string(height) + " x " + std::to_string(width));
   }
-  S2D_CHECK(size[0] >= 0 && size[1] >= 0 && int64_t{size[0]} * size[1] <= kMaxPixels, op,
-            "masks of at most 2^31 - 1 pixels", std::to_string(size[0]) + " x " + std::to_string(size[1]));
-  return {size[0], size[1]};
-}
+  int64_t height = 0, width = 0;
+  bool one_size = true;
+};
 
 // Pixels are counted in bits, for which there has to be memory: waits for the device to know of how many pixels.
 Tensor overlaps(const Codes& a, const Codes& b, int64_t frames, const bool* crowd, const char* op) {
   const int64_t n = a.number() / frames, m = b.number() / frames;
   Tensor result = torch::stable::new_empty(a.counts, {n, m}, ScalarType::Double);
   if (n * m == 0) return result;
-  const auto [height, width] = size_of(a, op);
+  const Bounds bounds(a, op);
+  S2D_CHECK(bounds.one_size, op, "masks of one size", "others");
+  const int64_t height = bounds.height, width = bounds.width;
   const bool mirrored = a.is(b);
   const Tensor left = bits_of(a, height, width), right = mirrored ? left : bits_of(b, height, width);
   const Tensor area_a = areas_of(a), area_b = mirrored ? area_a : areas_of(b);
@@ -105,7 +116,7 @@ Tensor overlaps(const Codes& a, const Codes& b, int64_t frames, const bool* crow
 }
 
 // Waits for the device: how many runs there are is the size of the result.
-std::tuple<Tensor, Tensor> encode(const Tensor& words, int64_t width) {
+std::tuple<Tensor, Tensor> encode(const Tensor& words, int64_t width, const int32_t* sizes = nullptr) {
   const int64_t number = words.size(0), height = words.size(1);
   Tensor offsets = torch::stable::new_empty(words, {number + 1}, ScalarType::Long);
   void* stream = current_stream(words);
@@ -114,7 +125,7 @@ std::tuple<Tensor, Tensor> encode(const Tensor& words, int64_t width) {
     launch_offsets(in_of<int32_t>(nothing), out_of<int64_t>(offsets), number, 1, stream);
     return {nothing, offsets};
   }
-  const Tiling tiling(number, height, width);
+  const Tiling tiling(number, height, width, sizes);
   static_assert(sizeof(TileRuns) == sizeof(int64_t));
   Tensor tiles = torch::stable::new_empty(words, {number * tiling.tiles()}, ScalarType::Long);
   Tensor part_counts = torch::stable::new_empty(words, {number * tiling.parts()}, ScalarType::Int);
@@ -247,7 +258,7 @@ Tensor rle_tube_iou(const Tensor& counts_a, const Tensor& offsets_a, const Tenso
   return overlaps(a, b, frames, nullptr, "rle_tube_iou");
 }
 
-// The caller has seen that every group has a mask. Groups of several sizes would need as many batches of bits.
+// The caller has seen that every group has a mask, and that its masks have one size.
 std::tuple<Tensor, Tensor> rle_merge(const Tensor& counts, const Tensor& offsets, const Tensor& sizes,
                                      const Tensor& groups, int64_t number, bool intersect) {
   const DeviceGuard guard(counts.get_device_index());
@@ -255,16 +266,18 @@ std::tuple<Tensor, Tensor> rle_merge(const Tensor& counts, const Tensor& offsets
   S2D_CHECK(groups.scalar_type() == ScalarType::Long && groups.dim() == 1 && groups.size(0) == codes.number(),
             "rle_merge", "groups int64 [N]", shape_of(groups));
   const Tensor group_of = torch::stable::contiguous(groups);
-  const auto [height, width] = codes.number() ? size_of(codes, "rle_merge") : std::array<int64_t, 2>{0, 0};
-  const int64_t words_per_mask = height * words_for(width);
-  const Tensor words = bits_of(codes, height, width);
-  Tensor merged = torch::stable::new_zeros(words, {number, height, words_for(width)}, ScalarType::Long);
+  const Bounds bounds(codes, "rle_merge");
+  const int64_t strips = words_for(bounds.width);
+  const Tensor words = bits_of(codes, bounds.height, bounds.width, bounds.one_size);
+  Tensor merged = torch::stable::new_zeros(words, {number, bounds.height, strips}, ScalarType::Long);
+  Tensor group_sizes = torch::stable::new_zeros(words, {number, 2}, ScalarType::Int);
   if (intersect) torch::stable::fill_(merged, -1);
-  if (codes.number() * words_per_mask > 0) {
-    launch_merge(in_of<uint64_t>(words), in_of<int64_t>(group_of), out_of<uint64_t>(merged), codes.number(), number,
-                 words_per_mask, intersect, codes.stream());
+  if (codes.number() * bounds.height * strips > 0) {
+    launch_merge(in_of<uint64_t>(words), in_of<int64_t>(group_of), in_of<int32_t>(codes.sizes),
+                 out_of<uint64_t>(merged), out_of<int32_t>(group_sizes), codes.number(), number, bounds.height * strips,
+                 intersect, codes.stream());
   }
-  return encode(merged, width);
+  return encode(merged, bounds.width, bounds.one_size ? nullptr : in_of<int32_t>(group_sizes));
 }
 
 }  // namespace
