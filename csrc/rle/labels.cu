@@ -41,27 +41,49 @@ __global__ void corners_kernel(const Label* labels, int64_t* corners, unsigned l
   corners[2 * place + 1] = value;
 }
 
-// A warp owns a row of one mask; each of its lanes keeps one word in 32. Reads the labels of the frame once for each
-// mask, from the caches where masks of one frame follow each other, and writes 1/8 byte a pixel.
+// Where frame and label stand among ascending ones; -1 where they do not.
+__device__ __forceinline__ int64_t find(const int64_t* which, int64_t number, int64_t frame, int64_t label) {
+  int64_t first = 0, last = number;
+  while (first < last) {
+    const int64_t middle = (first + last) / 2, other = which[2 * middle];
+    if (other < frame || (other == frame && which[2 * middle + 1] < label)) {
+      first = middle + 1;
+    } else {
+      last = middle;
+    }
+  }
+  return first < number && which[2 * first] == frame && which[2 * first + 1] == label ? first : -1;
+}
+
+// A warp owns a row of a frame and goes along it, 64 pixels at a time, each lane with two of them. The labels among the
+// 64, mostly one or two, take their word in turn, so that the number of labels in the frame does not matter. Reads each
+// label once; writes 8 bytes for each label of 64 pixels.
 template <typename Label>
-__global__ void __launch_bounds__(kThreads, 8)
-    select_kernel(const Label* labels, const int64_t* which, uint64_t* words, Tiling tiling) {
-  const int64_t task = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / kWarp;
-  const int64_t mask = task / tiling.height, y = task - mask * tiling.height;
-  if (mask >= tiling.masks) return;
+__global__ void select_kernel(const Label* labels, const int64_t* which, uint64_t* words, int64_t rows, Tiling tiling) {
+  const int64_t row = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / kWarp;
+  if (row >= rows) return;
+  const int64_t frame = row / tiling.height, y = row - frame * tiling.height;
+  const Label* pixels = labels + row * tiling.width;
   const int lane = static_cast<int>(threadIdx.x % kWarp);
-  const Label* row = labels + (which[2 * mask] * tiling.height + y) * tiling.width;
-  const int64_t value = which[2 * mask + 1];
-  uint64_t* out = words + task * tiling.strips;
-  uint64_t kept = 0;
+  int64_t label = 0, mask = find(which, tiling.masks, frame, label);
   for (int strip = 0; strip < tiling.strips; ++strip) {
-    const int left = strip * 64 + lane, right = left + kWarp;
-    const unsigned low = __ballot_sync(kAll, left < tiling.width && static_cast<int64_t>(row[left]) == value);
-    const unsigned high = __ballot_sync(kAll, right < tiling.width && static_cast<int64_t>(row[right]) == value);
-    if (lane == strip % kWarp) kept = low | static_cast<uint64_t>(high) << 32;
-    const int first = strip - strip % kWarp;
-    const bool complete = strip % kWarp == kWarp - 1 || strip == tiling.strips - 1;
-    if (complete && first + lane <= strip) out[first + lane] = kept;
+    const int x = strip * 64 + lane;
+    const bool has_left = x < tiling.width, has_right = x + kWarp < tiling.width;
+    const int64_t left = has_left ? static_cast<int64_t>(pixels[x]) : 0;
+    const int64_t right = has_right ? static_cast<int64_t>(pixels[x + kWarp]) : 0;
+    unsigned left_rest = __ballot_sync(kAll, has_left), right_rest = __ballot_sync(kAll, has_right);
+    while (left_rest | right_rest) {
+      const int64_t next = __shfl_sync(kAll, left_rest ? left : right, lowest_bit(left_rest ? left_rest : right_rest));
+      const unsigned low = __ballot_sync(kAll, has_left && left == next);
+      const unsigned high = __ballot_sync(kAll, has_right && right == next);
+      if (next != label) mask = find(which, tiling.masks, frame, next);
+      label = next;
+      if (lane == 0 && mask >= 0) {
+        words[(mask * tiling.height + y) * tiling.strips + strip] = low | static_cast<uint64_t>(high) << 32;
+      }
+      left_rest &= ~low;
+      right_rest &= ~high;
+    }
   }
 }
 
@@ -97,10 +119,10 @@ void launch_corners(const Labels& labels, int64_t* corners, int64_t* number, boo
 }
 
 void launch_select(const Labels& labels, const int64_t* which, uint64_t* words, const Tiling& tiling, void* stream) {
-  const unsigned blocks = static_cast<unsigned>(ceil_div(tiling.masks * tiling.height, kWarps));
+  const int64_t rows = labels.frames * labels.height;
   with_type(labels, [&](const auto* data) {
-    launch("rle_from_labels", select_kernel<std::decay_t<decltype(*data)>>, blocks, kThreads, stream, data, which,
-           words, tiling);
+    launch("rle_from_labels", select_kernel<std::decay_t<decltype(*data)>>,
+           static_cast<unsigned>(ceil_div(rows, kWarps)), kThreads, stream, data, which, words, rows, tiling);
   });
 }
 

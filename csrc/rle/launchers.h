@@ -97,7 +97,7 @@ void launch_ratio(const int64_t* shared, const int64_t* area_a, const int64_t* a
 // Frame and label of the pixels that differ from those above and on the left, in no order: corners [number, 2], which
 // may be nullptr to count them; number, zeroed, counts them. skips: not those of the label `skipped`.
 void launch_corners(const Labels& labels, int64_t* corners, int64_t* number, bool skips, int64_t skipped, void* stream);
-// The masks of frames and labels, which [masks, 2].
+// Into words, zeroed: the masks of frames and labels, which [masks, 2] in ascending order.
 void launch_select(const Labels& labels, const int64_t* which, uint64_t* words, const Tiling& tiling, void* stream);
 
 }  // namespace s2d::rle

@@ -209,7 +209,7 @@ std::tuple<Tensor, Tensor, Tensor> rle_from_labels(const Tensor& labels, std::op
                     static_cast<int>(width)};
   const Tensor which = labels_in(maps, source, background);
   const int64_t number = which.size(0);
-  Tensor words = torch::stable::new_empty(source, {number, height, words_for(width)}, ScalarType::Long);
+  Tensor words = torch::stable::new_zeros(source, {number, height, words_for(width)}, ScalarType::Long);
   if (number > 0) {
     launch_select(maps, in_of<int64_t>(which), out_of<uint64_t>(words), Tiling(number, height, width),
                   current_stream(source));
