@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -357,13 +358,36 @@ def test_refused(function, arguments, error, words):
         getattr(rle, function)(*arguments)
 
 
-def test_a_list_that_shrinks_while_it_is_read():
-    codes = []
+def test_lists_that_shrink_while_they_are_read():
+    codes, counts = [], []
 
     class Shrinks(dict):
         def __getitem__(self, key):
             codes.clear()
             return super().__getitem__(key)
 
+    class Cuts:
+        def __int__(self):
+            counts.clear()
+            return 35
+
     codes.extend([Shrinks(CODES[0]), *CODES])
     assert rle.area(codes).tolist() == [coco.area(CODES[0])]
+    counts.extend([Cuts(), 1, 2, 3])
+    assert rle.area({"size": [5, 7], "counts": counts}) == 0
+
+
+def test_threads_do_not_meet():
+    masks = make_masks(300, 400, 4, 0.3, 0)
+    codes, flags = coco.encode(masks), [0] * 4
+    overlaps = coco.iou(codes, codes, flags)
+
+    def work(_: int) -> bool:
+        return (
+            np.array_equal(rle.decode(codes), masks)
+            and rle.encode(masks) == codes
+            and np.array_equal(rle.iou(codes, codes, flags), overlaps)
+        )
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(work, range(40)))

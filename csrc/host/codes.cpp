@@ -46,10 +46,11 @@ std::optional<std::string> append_run(int64_t run, std::vector<int32_t>& runs) {
 
 std::optional<std::string> read_uncompressed(py::handle counts, std::vector<int32_t>& runs) {
   if (PyList_CheckExact(counts.ptr()) || PyTuple_CheckExact(counts.ptr())) {
-    const Py_ssize_t number = PySequence_Fast_GET_SIZE(counts.ptr());
-    runs.reserve(number);
-    for (Py_ssize_t r = 0; r < number; ++r) {
-      if (auto wrong = append_run(integer(PySequence_Fast_GET_ITEM(counts.ptr(), r)), runs)) return wrong;
+    runs.reserve(PySequence_Fast_GET_SIZE(counts.ptr()));
+    // Its length anew each time: what is cut to an integer may run Python.
+    for (Py_ssize_t r = 0; r < PySequence_Fast_GET_SIZE(counts.ptr()); ++r) {
+      const auto run = py::reinterpret_borrow<py::object>(PySequence_Fast_GET_ITEM(counts.ptr(), r));
+      if (auto wrong = append_run(integer(run), runs)) return wrong;
     }
     return std::nullopt;
   }

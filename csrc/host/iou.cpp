@@ -107,7 +107,7 @@ S2D_MULTIVERSION(void, box_iou, (const Boxes& dt, const Boxes& truth, int64_t g,
 struct Side {
   int64_t number = 0;
   bool boxes = false;
-  py::object objects;
+  Codes codes;
   py::array_t<double> corners;
 };
 
@@ -125,7 +125,6 @@ py::array_t<double> box_array(const py::object& objects, const char* name) {
 
 Side read_side(const py::object& objects, const char* name) {
   Side side;
-  side.objects = objects;
   side.number = PyObject_Size(objects.ptr());
   if (side.number < 0) throw py::error_already_set();
   if (side.number == 0) return side;
@@ -141,7 +140,9 @@ Side read_side(const py::object& objects, const char* name) {
   }
   const auto list = py::reinterpret_borrow<py::list>(objects);
   bool boxes = true, codes = true;
-  for (const py::handle object : list) {
+  // Its length anew each time, and at the end: an object's length may run Python.
+  for (Py_ssize_t n = 0; n < PyList_GET_SIZE(list.ptr()); ++n) {
+    const auto object = py::reinterpret_borrow<py::object>(PyList_GET_ITEM(list.ptr(), n));
     const bool code = PyDict_CheckExact(object.ptr());
     codes &= code;
     if (code) {
@@ -157,7 +158,13 @@ Side read_side(const py::object& objects, const char* name) {
                           " of one kind: list input can be bounding box (Nx4) or RLEs ([RLE]), got neither");
   }
   side.boxes = boxes;
-  if (boxes) side.corners = box_array(objects, name);
+  if (boxes) {
+    side.corners = box_array(objects, name);
+    side.number = side.corners.shape(0);
+  } else {
+    side.codes = read_codes((std::string("rle.iou: ") + name).c_str(), objects);
+    side.number = side.codes.number();
+  }
   return side;
 }
 
@@ -200,9 +207,9 @@ py::object iou(const py::object& dt, const py::object& gt, const py::object& cro
     const Unlocked unlocked(rows * columns > kLongWork / 8);
     for (py::ssize_t g = 0; g < columns; ++g) box_iou(of_dt, of_gt, g, flags[g], out + g * rows);
   } else {
-    const Codes of_dt = read_codes("rle.iou: dt", detected.objects), of_gt = read_codes("rle.iou: gt", truth.objects);
-    const Unlocked unlocked(static_cast<int64_t>(of_dt.counts.size() + of_gt.counts.size()) > kLongWork / 64);
-    code_iou(of_dt, of_gt, flags.data(), out);
+    const size_t runs = detected.codes.counts.size() + truth.codes.counts.size();
+    const Unlocked unlocked(static_cast<int64_t>(runs) > kLongWork / 64);
+    code_iou(detected.codes, truth.codes, flags.data(), out);
   }
   return result;
 }

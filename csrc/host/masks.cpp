@@ -1,7 +1,6 @@
 // Masks as numpy has them (bytes, column-major) to codes and back.
 
-#include <pybind11/numpy.h>
-
+#include "arrays.h"
 #include "codes.h"
 #include "columns.h"
 #include "host.h"
@@ -48,11 +47,10 @@ py::object encode(const py::object& bimask) {
 }
 
 py::object zeros(const std::vector<int64_t>& shape) {
-  static const py::object make = py::module_::import("numpy").attr("zeros");
-  static const py::object dtype = py::dtype::of<uint8_t>();
+  PYBIND11_CONSTINIT static py::gil_safe_call_once_and_store<py::object> storage;
   py::tuple lengths(shape.size());
   for (size_t axis = 0; axis < shape.size(); ++axis) lengths[axis] = py::int_(shape[axis]);
-  return make(lengths, dtype, "F");
+  return numpy_function(storage, "zeros")(lengths, py::dtype::of<uint8_t>(), "F");
 }
 
 // `shape` is [H, W] or [H, W, N].

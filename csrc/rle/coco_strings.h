@@ -62,6 +62,18 @@ inline int64_t read_run(const char*& at, int& shift) {
   return static_cast<int64_t>(value << (64 - shift)) >> (64 - shift);
 }
 
+// The runs that two characters of six bits hold, or the first of them alone: looked up, as that is half the work.
+struct ShortRuns {
+  constexpr ShortRuns() {
+    for (int pair = 0; pair < 4096; ++pair) {
+      const int low = pair & 31, high = pair >> 6 & 31;
+      values[pair] = static_cast<int16_t>(pair & 32 ? ((low | high << 5) ^ 512) - 512 : (low ^ 16) - 16);
+    }
+  }
+  int16_t values[4096] = {};
+};
+inline constexpr ShortRuns kShortRuns;
+
 // What is wrong with a text that is no string of runs.
 inline std::string explain(std::string_view text) {
   std::vector<int64_t> counts;
@@ -137,10 +149,9 @@ inline std::string parse_string(std::string_view text, std::vector<int32_t>& cou
           too_long |= shift > strings::kLongestRun;
           continue;
         }
-        // Where the run is one character, that is read twice and the shift drops one.
-        const auto shift = static_cast<int>(59 - 5 * (last - at));
-        const auto low = static_cast<uint64_t>((*at - '0') & 31), high = static_cast<uint64_t>((*last - '0') & 31);
-        put(static_cast<int64_t>((low | high << 5) << shift) >> shift);
+        // Where the run is one character, that is read twice.
+        const unsigned low = static_cast<unsigned char>(*at) - '0', high = static_cast<unsigned char>(*last) - '0';
+        put(strings::kShortRuns.values[(low | high << 6) & 4095]);
         at = last + 1;
       }
     }

@@ -1,9 +1,9 @@
 // The runs of a polygon as COCO draws it, to the pixel.
 //
 // Vertices are rounded to a grid five times as fine as the pixels. An edge visits one grid point per step along its
-// longer axis. Where it steps across the middle of a pixel column, the mask changes from the pixel that the point lies
-// in, or the next below, to the column's end and so on through all columns; positions where it changes twice cancel. Of
-// those steps there is one a column and edge: they are found by solving for them, not by walking the edge.
+// longer axis. Where it steps across the middle of a pixel column, the mask changes there: all pixels from that one on,
+// down the columns, flip; two changes of one pixel cancel. An edge has one such step a column: they are found by
+// solving for them, not by walking the edge.
 #pragma once
 
 #include <algorithm>

@@ -198,6 +198,18 @@ def rle_tube_iou(a: RLE, b: RLE, frames: int, *, impl: str | None = None) -> Ten
     return reference.iou(rows.reshape(number, -1), columns.reshape(other, -1), nobody)
 
 
+def _sizes_of_groups(rle: RLE, groups: Tensor) -> Tensor:
+    if groups.shape != (len(rle),) or groups.dtype != torch.int64:
+        raise ValueError(f"s2d::rle_merge: expected groups int64 [{len(rle)}], got {groups.dtype} {list(groups.shape)}")
+    members = torch.bincount(groups)
+    if bool((members == 0).any()):
+        raise ValueError(f"s2d::rle_merge: expected a mask in every group, got {members.tolist()} masks")
+    sizes = rle.sizes.new_zeros(len(members), 2).index_copy(0, groups, rle.sizes)
+    if bool((sizes[groups] != rle.sizes).any()):
+        raise ValueError("s2d::rle_merge: expected masks of one size in a group, got others")
+    return sizes
+
+
 def rle_merge(rle: RLE, groups: Tensor | None = None, *, intersect: bool = False, impl: str | None = None) -> RLE:
     """The union, or the intersection, of all masks or of each group of masks.
 
@@ -213,17 +225,13 @@ def rle_merge(rle: RLE, groups: Tensor | None = None, *, intersect: bool = False
         ValueError: masks of a group differ in size, or a group has none.
     """
     if groups is None:
-        groups = torch.zeros(len(rle), dtype=torch.int64, device=rle.device)
-    if groups.shape != (len(rle),) or groups.dtype != torch.int64:
-        raise ValueError(f"s2d::rle_merge: expected groups int64 [{len(rle)}], got {groups.dtype} {list(groups.shape)}")
-    members = torch.bincount(groups)
-    if bool((members == 0).any()):
-        raise ValueError(f"s2d::rle_merge: expected a mask in every group, got {members.tolist()} masks")
-    sizes = rle.sizes.new_zeros(len(members), 2).index_copy(0, groups, rle.sizes)
-    if bool((sizes[groups] != rle.sizes).any()):
-        raise ValueError("s2d::rle_merge: expected masks of one size in a group, got others")
+        if len(rle):
+            _one_size("rle_merge", rle)
+        groups, sizes = torch.zeros(len(rle), dtype=torch.int64, device=rle.device), rle.sizes[:1]
+    else:
+        sizes = _sizes_of_groups(rle, groups)
     if ROOM.choose(rle.device, impl) == "native":
-        arguments = (rle.counts, rle.offsets, rle.sizes, groups, len(members), intersect)
+        arguments = (rle.counts, rle.offsets, rle.sizes, groups, len(sizes), intersect)
         return RLE(*torch.ops.s2d.rle_merge(*arguments), sizes)
     merged = []
     for group, (height, width) in enumerate(sizes.tolist()):
