@@ -11,6 +11,7 @@ import hashlib
 import os
 import re
 import subprocess
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -56,7 +57,8 @@ def _compile(source: Path, flags: list[str], headers: bytes) -> Path:
     content = source.read_bytes() + headers + repr((COMPILER, COMMON, flags, torch.__version__)).encode()
     target = CACHE / f"{source.name}-{hashlib.sha256(content).hexdigest()[:16]}.o"
     if not target.exists():
-        temporary = target.with_suffix(f".{os.getpid()}")
+        # Of this thread: several builds at once begin with the same sources.
+        temporary = target.with_suffix(f".{os.getpid()}.{threading.get_ident()}")
         _run([COMPILER, *COMMON, *flags, "-c", str(source), "-o", str(temporary)])
         temporary.replace(target)
     return target
