@@ -15,7 +15,7 @@ from s2d.testing import resources
 from s2d.testing.resources import Ceiling, Usage
 
 ROOT = Path(__file__).parents[1]
-CUDA_ROOMS = {path.stem for path in ROOT.glob("csrc/*/*.cu")}
+CUDA_ROOMS = {path.parent.name for path in ROOT.glob("csrc/*/*.cu")}
 TRITON_ROOMS = {path.stem for path in ROOT.glob("kernels/*.py")}
 
 TOY_TRITON = """

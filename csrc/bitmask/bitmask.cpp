@@ -13,79 +13,13 @@
 #include <vector>
 
 #include "../common/check.h"
+#include "../common/pack.h"
 #include "../common/pages.h"
 #include "../common/parallel.h"
 #include "../common/popcount.h"
-#include "../common/simd.h"
-
-#if defined(S2D_X86)
-#include <immintrin.h>
-#endif
 
 namespace s2d::bitmask {
 namespace {
-
-// ---- pack: 64 bytes to a word ----
-
-S2D_LOOP uint64_t pack_partial(const uint8_t* pixels, int64_t count) {
-  uint64_t word = 0;
-  for (int64_t x = 0; x < count; ++x) word |= static_cast<uint64_t>(pixels[x] != 0) << x;
-  return word;
-}
-
-void pack_row_portable(const uint8_t* pixels, uint64_t* words, int64_t width) {
-  const int64_t full = width / kWordBits;
-  for (int64_t w = 0; w < full; ++w) {
-    uint64_t word = 0;
-    for (int byte = 0; byte < 8; ++byte) {
-      uint64_t eight;
-      std::memcpy(&eight, pixels + w * kWordBits + byte * 8, 8);
-      // Any non-zero byte becomes 1, then the multiplication gathers the eight lowest bits in the top byte.
-      eight |= (eight >> 4) & 0x0f0f0f0f0f0f0f0full;
-      eight |= (eight >> 2) & 0x0303030303030303ull;
-      eight = (eight | (eight >> 1)) & 0x0101010101010101ull;
-      word |= ((eight * 0x0102040810204080ull) >> 56) << (byte * 8);
-    }
-    words[w] = word;
-  }
-  if (width % kWordBits) words[full] = pack_partial(pixels + full * kWordBits, width % kWordBits);
-}
-
-#if defined(S2D_X86)
-S2D_TARGET_AVX2 void pack_row_avx2(const uint8_t* pixels, uint64_t* words, int64_t width) {
-  const int64_t full = width / kWordBits;
-  const __m256i zero = _mm256_setzero_si256();
-  for (int64_t w = 0; w < full; ++w) {
-    const auto* source = reinterpret_cast<const __m256i*>(pixels + w * kWordBits);
-    const uint32_t low = _mm256_movemask_epi8(_mm256_cmpeq_epi8(_mm256_loadu_si256(source), zero));
-    const uint32_t high = _mm256_movemask_epi8(_mm256_cmpeq_epi8(_mm256_loadu_si256(source + 1), zero));
-    words[w] = ~(static_cast<uint64_t>(high) << 32 | low);
-  }
-  if (width % kWordBits) words[full] = pack_partial(pixels + full * kWordBits, width % kWordBits);
-}
-
-S2D_TARGET_AVX512 void pack_row_avx512(const uint8_t* pixels, uint64_t* words, int64_t width) {
-  const int64_t full = width / kWordBits;
-  for (int64_t w = 0; w < full; ++w) {
-    const __m512i row = _mm512_loadu_si512(pixels + w * kWordBits);
-    words[w] = _mm512_test_epi8_mask(row, row);
-  }
-  if (const int64_t rest = width % kWordBits) {
-    const __m512i row = _mm512_maskz_loadu_epi8((1ull << rest) - 1, pixels + full * kWordBits);
-    words[full] = _mm512_test_epi8_mask(row, row);
-  }
-}
-#endif
-
-using PackRow = void (*)(const uint8_t*, uint64_t*, int64_t);
-
-PackRow pack_row_function() {
-#if defined(S2D_X86)
-  if (isa() == Isa::avx512) return pack_row_avx512;
-  if (isa() == Isa::avx2) return pack_row_avx2;
-#endif
-  return pack_row_portable;
-}
 
 // ---- unpack: a word to 64 bytes ----
 
@@ -167,9 +101,9 @@ Tensor pack_masks(const Tensor& masks) {
   const auto* in = static_cast<const uint8_t*>(source.const_data_ptr());
   auto* out = static_cast<uint64_t*>(result.mutable_data_ptr());
   prefer_large_pages(out, rows * words * 8);
-  const PackRow pack_row = pack_row_function();
+  const PackRow pack = pack_row();
   parallel_over(rows, width, [&](int64_t begin, int64_t end) {
-    for (int64_t row = begin; row < end; ++row) pack_row(in + row * width, out + row * words, width);
+    for (int64_t row = begin; row < end; ++row) pack(in + row * width, out + row * words, width);
   });
   return result;
 }

@@ -244,15 +244,19 @@ void launch_bbox(const uint64_t* words, int64_t* boxes, int64_t masks, int64_t h
   launch("mask_bbox", bbox_kernel, static_cast<unsigned>(masks), kThreads, stream, words, boxes, height, words_per_row);
 }
 
+void launch_intersections(const char* op, const uint64_t* a, const uint64_t* b, int64_t* counts, int64_t n, int64_t m,
+                          int64_t words_per_mask, void* stream) {
+  if (n * m * words_per_mask == 0) return;
+  const dim3 grid(static_cast<unsigned>(ceil_div(words_per_mask, kRangeWords)),
+                  static_cast<unsigned>(ceil_div(n, kTileRows)), static_cast<unsigned>(ceil_div(m, kTileColumns)));
+  launch(op, intersection_kernel, grid, kThreads, stream, a, b, reinterpret_cast<unsigned long long*>(counts), n, m,
+         words_per_mask);
+}
+
 void launch_iou(const uint64_t* a, const uint64_t* b, const int64_t* area_a, const int64_t* area_b, int64_t* counts,
                 float* iou, int64_t n, int64_t m, int64_t words_per_mask, void* stream) {
   if (n * m == 0) return;
-  if (words_per_mask > 0) {
-    const dim3 grid(static_cast<unsigned>(ceil_div(words_per_mask, kRangeWords)),
-                    static_cast<unsigned>(ceil_div(n, kTileRows)), static_cast<unsigned>(ceil_div(m, kTileColumns)));
-    launch("mask_iou", intersection_kernel, grid, kThreads, stream, a, b, reinterpret_cast<unsigned long long*>(counts),
-           n, m, words_per_mask);
-  }
+  launch_intersections("mask_iou", a, b, counts, n, m, words_per_mask, stream);
   launch("mask_iou", iou_kernel, grid_for(n * m), kThreads, stream, counts, area_a, area_b, iou, n, m);
 }
 

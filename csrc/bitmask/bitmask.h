@@ -21,6 +21,9 @@ void launch_unpack(const uint64_t* words, uint8_t* masks, int64_t rows, int64_t 
 void launch_area(const uint64_t* words, int64_t* area, int64_t masks, int64_t words_per_mask, void* stream);
 void launch_bbox(const uint64_t* words, int64_t* boxes, int64_t masks, int64_t height, int64_t words_per_row,
                  void* stream);
+// counts [n, m], zeroed: bits that pairs share; where a == b only those on the diagonal and above are counted for sure.
+void launch_intersections(const char* op, const uint64_t* a, const uint64_t* b, int64_t* counts, int64_t n, int64_t m,
+                          int64_t words_per_mask, void* stream);
 // counts: zeroed int64 [n, m] scratch; area_a, area_b: from launch_area, or nullptr where a == b.
 void launch_iou(const uint64_t* a, const uint64_t* b, const int64_t* area_a, const int64_t* area_b, int64_t* counts,
                 float* iou, int64_t n, int64_t m, int64_t words_per_mask, void* stream);

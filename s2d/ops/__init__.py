@@ -7,7 +7,19 @@ from s2d.ops.mask_cost import mask_cost
 from s2d.ops.masked_attention import attention_mask, attention_mask_from_features, masked_attention
 from s2d.ops.ms_deform_attn import ms_deform_attn
 from s2d.ops.point_tracks import PointTracks, TrackCoverage, track_coverage, track_points
-from s2d.ops.rle import RLE, rle_area, rle_bbox, rle_decode, rle_encode, rle_iou
+from s2d.ops.rle import (
+    RLE,
+    rle_area,
+    rle_bbox,
+    rle_decode,
+    rle_encode,
+    rle_from_boxes,
+    rle_from_labels,
+    rle_from_polygons,
+    rle_iou,
+    rle_merge,
+    rle_tube_iou,
+)
 from s2d.ops.temporal_drop_loss import temporal_drop_loss
 
 __all__ = [
@@ -37,7 +49,12 @@ __all__ = [
     "rle_bbox",
     "rle_decode",
     "rle_encode",
+    "rle_from_boxes",
+    "rle_from_labels",
+    "rle_from_polygons",
     "rle_iou",
+    "rle_merge",
+    "rle_tube_iou",
     "temporal_drop_loss",
     "track_coverage",
     "track_points",

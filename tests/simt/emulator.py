@@ -12,6 +12,7 @@ import importlib
 import os
 import re
 import subprocess
+import threading
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -61,7 +62,8 @@ def _compile(source: Path, flags: list[str], headers: bytes) -> Path:
     content = source.read_bytes() + headers + repr((COMPILER, COMMON, flags, torch.__version__)).encode()
     target = CACHE / f"{source.name}-{hashlib.sha256(content).hexdigest()[:16]}.o"
     if not target.exists():
-        temporary = target.with_suffix(f".{os.getpid()}")
+        # Of this thread: several builds at once begin with the same sources.
+        temporary = target.with_suffix(f".{os.getpid()}.{threading.get_ident()}")
         _run([COMPILER, *COMMON, *flags, "-c", str(source), "-o", str(temporary)])
         temporary.replace(target)
     return target
@@ -85,9 +87,13 @@ def build(room: str, name: str, changed: dict[Path, Path] | None = None) -> Path
         (HERE / "simt.cpp", []),
         (HERE / "memory.cpp", []),
         (HERE / "torch.cpp", TORCH),
-        (folder / f"{room}_cuda.cpp", [*TORCH, f"-I{folder}"]),
-        (folder / f"{room}.cu", [*INSTRUMENTED, f"-I{folder}"]),
+        (folder / f"{room}_cuda.cpp", [*TORCH, f"-iquote{folder}"]),
     ]
+    # Its own kernels, and those of the rooms whose launchers its binding calls.
+    others = re.findall(r'#include "../(\w+)/\1\.h"', (folder / f"{room}_cuda.cpp").read_text())
+    for each in [room, *others]:
+        sources = sorted((ROOT / "csrc" / each).glob("*.cu"))
+        jobs += [(source, [*INSTRUMENTED, f"-iquote{source.parent}"]) for source in sources]
     jobs = [((changed or {}).get(source, source), flags) for source, flags in jobs]
     headers = _headers()
     with ThreadPoolExecutor(os.cpu_count()) as pool:

@@ -39,6 +39,57 @@ def iou(a: Tensor, b: Tensor, crowd: Tensor) -> Tensor:
     return torch.where(intersection > 0, intersection / divisor.clamp(min=1), 0.0)
 
 
+def from_labels(labels: Tensor, background: int | None) -> tuple[list[Tensor], Tensor]:
+    """Runs of every label of every frame of ``[T, H, W]``, and int64 ``[K, 2]``: the frame and label of each."""
+    runs, which = [], []
+    for frame, image in enumerate(labels.long()):
+        for value in image.unique().tolist():
+            if value != background:
+                runs.append(encode(image == value))
+                which.append((frame, value))
+    return runs, torch.tensor(which, dtype=torch.int64, device=labels.device).reshape(-1, 2)
+
+
+def polygon(vertices: Tensor, height: int, width: int) -> Tensor:
+    """The mask (bool ``[H, W]``) of a polygon with corners float64 ``[V, 2]``, closed by its first.
+
+    Corners are rounded to a grid five times as fine. An edge visits a grid point per step along its longer axis; where
+    it steps over the middle of a column of pixels, everything from there on, down the columns, is turned over.
+    """
+    points = []
+    corners = (5 * vertices + 0.5).trunc().long().tolist()
+    for (x0, y0), (x1, y1) in zip(corners, corners[1:] + corners[:1], strict=True):
+        steps = max(abs(x1 - x0), abs(y1 - y0))
+        backwards = x0 > x1 if abs(x1 - x0) >= abs(y1 - y0) else y0 > y1
+        if backwards:
+            x0, y0, x1, y1 = x1, y1, x0, y0
+        t = torch.arange(steps + 1, dtype=torch.float64)
+        x = (x0 + (x1 - x0) / max(steps, 1) * t + 0.5).trunc().long()
+        y = (y0 + (y1 - y0) / max(steps, 1) * t + 0.5).trunc().long()
+        path = torch.stack([x, y], 1)
+        points.append(path.flip(0) if backwards else path)
+    turned = torch.zeros(height * width + 1, dtype=torch.int64)
+    if points:
+        x, y = torch.cat(points).unbind(1)
+        left, upper = torch.minimum(x[1:], x[:-1]), torch.minimum(y[1:], y[:-1])
+        # Column c has its middle between 5c + 2 and 5c + 3 on the grid.
+        crosses = (x[1:] != x[:-1]) & (left % 5 == 2) & (left >= 2) & (left // 5 < width)
+        row = ((upper + 2) // 5).clamp(0, height)
+        turned.index_add_(0, (left // 5 * height + row)[crosses], torch.ones(int(crosses.sum()), dtype=torch.int64))
+    return (turned[:-1].cumsum(0) % 2 == 1).view(width, height).T
+
+
+def shape(item: list | None, height: int, width: int) -> Tensor:
+    """The mask of a COCO box, of the polygons of a mask, or of None."""
+    mask = torch.zeros(height, width, dtype=torch.bool)
+    if item is not None and len(item) == 4 and all(isinstance(number, (int, float)) for number in item):
+        x, y, w, h = item
+        item = [[x, y, x, y + h, x + w, y + h, x + w, y]]
+    for corners in item or []:
+        mask |= polygon(torch.tensor(corners, dtype=torch.float64).reshape(-1, 2), height, width)
+    return mask
+
+
 def to_string(counts: list[int]) -> str:
     """COCO's string of some runs.
 
