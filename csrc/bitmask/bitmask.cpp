@@ -61,8 +61,9 @@ Tensor unpack_masks(const Tensor& words, int64_t width) {
   const uint64_t* in = words_of(source);
   auto* out = static_cast<uint8_t*>(result.mutable_data_ptr());
   prefer_large_pages(out, rows * width);
+  const UnpackRow unpack = unpack_row();
   parallel_over(rows, width, [&](int64_t begin, int64_t end) {
-    for (int64_t row = begin; row < end; ++row) unpack_row(in + row * per_row, out + row * width, width);
+    for (int64_t row = begin; row < end; ++row) unpack(in + row * per_row, out + row * width, width);
   });
   return result;
 }
