@@ -9,7 +9,6 @@
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
-#include <cstring>
 #include <vector>
 
 #include "../common/check.h"
@@ -20,60 +19,6 @@
 
 namespace s2d::bitmask {
 namespace {
-
-// ---- unpack: a word to 64 bytes ----
-
-// The eight pixels of one byte of bits: bit k becomes byte k, 0 or 1.
-S2D_LOOP uint64_t spread_byte(uint64_t byte) {
-  const uint64_t selected = (byte * 0x0101010101010101ull) & 0x8040201008040201ull;
-  return ((selected + 0x7f7f7f7f7f7f7f7full) >> 7) & 0x0101010101010101ull;
-}
-
-void unpack_row_portable(const uint64_t* words, uint8_t* pixels, int64_t width) {
-  const auto* bytes = reinterpret_cast<const uint8_t*>(words);
-  for (int64_t byte = 0; byte < width / 8; ++byte) {
-    const uint64_t eight = spread_byte(bytes[byte]);
-    std::memcpy(pixels + byte * 8, &eight, 8);
-  }
-  for (int64_t x = width & ~int64_t{7}; x < width; ++x) pixels[x] = words[x / kWordBits] >> (x % kWordBits) & 1;
-}
-
-#if defined(S2D_X86)
-S2D_TARGET_AVX2 void unpack_row_avx2(const uint64_t* words, uint8_t* pixels, int64_t width) {
-  const __m256i bits = _mm256_set1_epi64x(static_cast<int64_t>(0x8040201008040201ull));
-  const __m256i each_byte = _mm256_set_epi64x(0x0303030303030303, 0x0202020202020202, 0x0101010101010101, 0);
-  const __m256i ones = _mm256_set1_epi8(1);
-  int64_t x = 0;
-  for (; x + 32 <= width; x += 32) {
-    const auto half = static_cast<int32_t>(words[x / kWordBits] >> (x % kWordBits));
-    const __m256i spread = _mm256_shuffle_epi8(_mm256_set1_epi32(half), each_byte);
-    const __m256i set = _mm256_cmpeq_epi8(_mm256_and_si256(spread, bits), bits);
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(pixels + x), _mm256_and_si256(set, ones));
-  }
-  for (; x < width; ++x) pixels[x] = words[x / kWordBits] >> (x % kWordBits) & 1;
-}
-
-S2D_TARGET_AVX512 void unpack_row_avx512(const uint64_t* words, uint8_t* pixels, int64_t width) {
-  const __m512i ones = _mm512_set1_epi8(1);
-  const int64_t full = width / kWordBits;
-  for (int64_t w = 0; w < full; ++w) {
-    _mm512_storeu_si512(pixels + w * kWordBits, _mm512_maskz_mov_epi8(words[w], ones));
-  }
-  if (const int64_t rest = width % kWordBits) {
-    _mm512_mask_storeu_epi8(pixels + full * kWordBits, (1ull << rest) - 1, _mm512_maskz_mov_epi8(words[full], ones));
-  }
-}
-#endif
-
-using UnpackRow = void (*)(const uint64_t*, uint8_t*, int64_t);
-
-UnpackRow unpack_row_function() {
-#if defined(S2D_X86)
-  if (isa() == Isa::avx512) return unpack_row_avx512;
-  if (isa() == Isa::avx2) return unpack_row_avx2;
-#endif
-  return unpack_row_portable;
-}
 
 const uint64_t* words_of(const Tensor& tensor) { return reinterpret_cast<const uint64_t*>(tensor.const_data_ptr()); }
 
@@ -100,7 +45,6 @@ Tensor pack_masks(const Tensor& masks) {
   Tensor result = torch::stable::new_empty(source, shape_with_last(source, 1, {words}), ScalarType::Long);
   const auto* in = static_cast<const uint8_t*>(source.const_data_ptr());
   auto* out = static_cast<uint64_t*>(result.mutable_data_ptr());
-  prefer_large_pages(out, rows * words * 8);
   const PackRow pack = pack_row();
   parallel_over(rows, width, [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) pack(in + row * width, out + row * words, width);
@@ -117,9 +61,9 @@ Tensor unpack_masks(const Tensor& words, int64_t width) {
   const uint64_t* in = words_of(source);
   auto* out = static_cast<uint8_t*>(result.mutable_data_ptr());
   prefer_large_pages(out, rows * width);
-  const UnpackRow unpack_row = unpack_row_function();
+  const UnpackRow unpack = unpack_row();
   parallel_over(rows, width, [&](int64_t begin, int64_t end) {
-    for (int64_t row = begin; row < end; ++row) unpack_row(in + row * per_row, out + row * width, width);
+    for (int64_t row = begin; row < end; ++row) unpack(in + row * per_row, out + row * width, width);
   });
   return result;
 }

@@ -83,7 +83,7 @@ S2D_LOOP uint64_t spread_byte(uint64_t byte) {
   return ((selected + 0x7f7f7f7f7f7f7f7full) >> 7) & 0x0101010101010101ull;
 }
 
-S2D_LOOP void unpack_row_loop(const uint64_t* words, uint8_t* pixels, int64_t width) {
+inline void unpack_row_portable(const uint64_t* words, uint8_t* pixels, int64_t width) {
   const auto* bytes = reinterpret_cast<const uint8_t*>(words);
   for (int64_t byte = 0; byte < width / 8; ++byte) {
     const uint64_t eight = spread_byte(bytes[byte]);
@@ -91,6 +91,44 @@ S2D_LOOP void unpack_row_loop(const uint64_t* words, uint8_t* pixels, int64_t wi
   }
   for (int64_t x = width & ~int64_t{7}; x < width; ++x) pixels[x] = words[x / kWordBits] >> (x % kWordBits) & 1;
 }
-S2D_MULTIVERSION(void, unpack_row, (const uint64_t* words, uint8_t* pixels, int64_t width), (words, pixels, width))
+
+#if defined(S2D_X86)
+S2D_TARGET_AVX2 inline void unpack_row_avx2(const uint64_t* words, uint8_t* pixels, int64_t width) {
+  // Byte k of 32 takes byte k / 8 of the bits, and of that bit k % 8.
+  const __m256i place = _mm256_set_epi64x(0x0303030303030303, 0x0202020202020202, 0x0101010101010101, 0);
+  const __m256i bit = _mm256_set1_epi64x(static_cast<int64_t>(0x8040201008040201ull));
+  const auto* bytes = reinterpret_cast<const uint8_t*>(words);
+  int64_t x = 0;
+  for (; x + 32 <= width; x += 32) {
+    int32_t bits;
+    std::memcpy(&bits, bytes + x / 8, 4);
+    const __m256i spread = _mm256_shuffle_epi8(_mm256_set1_epi32(bits), place);
+    const __m256i set = _mm256_min_epu8(_mm256_and_si256(spread, bit), _mm256_set1_epi8(1));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(pixels + x), set);
+  }
+  for (; x < width; ++x) pixels[x] = words[x / kWordBits] >> (x % kWordBits) & 1;
+}
+
+S2D_TARGET_AVX512 inline void unpack_row_avx512(const uint64_t* words, uint8_t* pixels, int64_t width) {
+  const __m512i one = _mm512_set1_epi8(1);
+  const int64_t full = width / kWordBits;
+  for (int64_t w = 0; w < full; ++w) {
+    _mm512_storeu_si512(pixels + w * kWordBits, _mm512_maskz_mov_epi8(words[w], one));
+  }
+  if (const int64_t rest = width % kWordBits) {
+    _mm512_mask_storeu_epi8(pixels + full * kWordBits, (1ull << rest) - 1, _mm512_maskz_mov_epi8(words[full], one));
+  }
+}
+#endif
+
+using UnpackRow = void (*)(const uint64_t*, uint8_t*, int64_t);
+
+inline UnpackRow unpack_row() {
+#if defined(S2D_X86)
+  if (isa() == Isa::avx512) return unpack_row_avx512;
+  if (isa() == Isa::avx2) return unpack_row_avx2;
+#endif
+  return unpack_row_portable;
+}
 
 }  // namespace s2d

@@ -134,6 +134,17 @@ py::tuple from_coco(const py::sequence& objects, const py::object& sizes) {
                         array_of(std::move(shapes)).reshape({py::ssize_t{-1}, py::ssize_t{2}}));
 }
 
+// Looking for garbage among a hundred thousand dictionaries that are being made takes longer than making them.
+class NoCollection {
+ public:
+  ~NoCollection() {
+    if (collects_) PyGC_Enable();
+  }
+
+ private:
+  const bool collects_ = PyGC_Disable();
+};
+
 using Counts = py::array_t<int32_t, py::array::c_style>;
 using Offsets = py::array_t<int64_t, py::array::c_style>;
 
@@ -146,6 +157,7 @@ py::list to_coco(const Counts& counts, const Offsets& offsets, const Counts& siz
         "s2d::RLE.to_coco: expected offsets [N + 1] that ascend within counts and sizes [N, 2], got " +
         std::to_string(offsets.size()) + " offsets for " + std::to_string(sizes.size() / 2) + " masks");
   }
+  const NoCollection none;
   py::list codes(number);
   std::string text;
   for (int64_t n = 0; n < number; ++n) {

@@ -41,6 +41,11 @@ struct Patches {
   std::unique_ptr<uint64_t[]> words;
 };
 
+// A patch's own box need not be tight.
+rle::Box tight_box(const Codes& codes, int64_t n) {
+  return rle::box_of(codes.runs(n), codes.number_of_runs(n), codes.sizes[n].height);
+}
+
 // out[g, d]; -1 where the sizes of two masks differ and their boxes meet.
 void code_iou(const Codes& dt, const Codes& gt, const uint8_t* crowd, double* out) {
   const bool as_bits = dt.number() * gt.number() > dt.number() + gt.number();
@@ -61,7 +66,7 @@ void code_iou(const Codes& dt, const Codes& gt, const uint8_t* crowd, double* ou
       const int64_t either = crowd[g] ? detected.area : detected.area + truth.area - both;
       double& iou = out[g * number + d];
       iou = both ? static_cast<double>(both) / static_cast<double>(either) : 0.0;
-      if (dt.sizes[d] != gt.sizes[g]) iou = detected.box.meets(truth.box) ? -1.0 : 0.0;
+      if (dt.sizes[d] != gt.sizes[g]) iou = tight_box(dt, d).meets(tight_box(gt, g)) ? -1.0 : 0.0;
     }
   }
 }

@@ -100,7 +100,7 @@ struct Part {
 };
 
 // Make a batch: encode(state, n, counts) appends the runs of mask n, with a state that make_state() gives each thread.
-// Returns counts and offsets; takes 8 bytes a run and 64 bytes a mask meanwhile.
+// Returns counts and offsets; takes 4 bytes a run and 40 bytes a mask beside these.
 template <typename MakeState, typename Encode>
 std::tuple<Tensor, Tensor> make_codes(const Tensor& like, int64_t number, int64_t bytes_per_mask,
                                       const MakeState& make_state, const Encode& encode) {

@@ -22,25 +22,28 @@ struct RunsView {
 
 // Append the union or the intersection of two masks. No run but the first is empty, whatever theirs are.
 inline void merge_two(RunsView a, RunsView b, bool intersect, std::vector<int32_t>& counts) {
+  const size_t before = counts.size();
+  counts.resize(before + a.runs + b.runs + 1);
+  int32_t* out = counts.data() + before;
   int64_t i = 0, j = 0, left_a = a.runs ? a.counts[0] : 0, left_b = b.runs ? b.counts[0] : 0;
-  int64_t run = 0;
-  bool value = false;
+  int64_t run = 0, value = 0;
   for (;;) {
     while (left_a == 0 && i + 1 < a.runs) left_a = a.counts[++i];
     while (left_b == 0 && j + 1 < b.runs) left_b = b.counts[++j];
     const int64_t step = std::min(left_a, left_b);
     if (step == 0) break;
-    const bool now = (intersect ? i & j : i | j) & 1;
-    if (now != value) {
-      counts.push_back(static_cast<int32_t>(run));
-      run = 0;
-      value = now;
-    }
-    run += step;
+    // Written whether the run has ended or not: nobody could guess it.
+    const int64_t now = (intersect ? i & j : i | j) & 1;
+    *out = static_cast<int32_t>(run);
+    const bool ended = now != value;
+    out += ended;
+    run = (ended ? 0 : run) + step;
+    value = now;
     left_a -= step;
     left_b -= step;
   }
-  counts.push_back(static_cast<int32_t>(run));
+  *out++ = static_cast<int32_t>(run);
+  counts.resize(out - counts.data());
 }
 
 class Merger {

@@ -8,7 +8,9 @@
 #include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
+#include <functional>
 #include <memory>
+#include <mutex>
 #include <new>
 #include <vector>
 
@@ -27,90 +29,74 @@ struct Free {
   void operator()(uint64_t* words) const { ::operator delete(words, kAlignment); }
 };
 
-// The masks of a batch, ready for counting.
-struct Patches {
-  // Mask n goes to place(n).
-  template <typename Place>
-  Patches(const Codes& codes, const Place& place) : patches(codes.number) {
-    parallel_over(codes.number, codes.mean_bytes(), [&](int64_t begin, int64_t end) {
-      for (int64_t n = begin; n < end; ++n) {
-        patches[place(n)] = patch_of(codes.runs(n), codes.number_of_runs(n), codes.height(n), codes.width(n));
+// Masks of a batch, ready for counting. Keeps its memory from one to the next.
+class Patches {
+ public:
+  // The masks first, first + step, and so on.
+  void read(const Codes& codes, int64_t first, int64_t step, int64_t number) {
+    patches_.resize(number);
+    parallel_over(number, codes.mean_bytes(), [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        const int64_t n = first + i * step;
+        patches_[i] = patch_of(codes.runs(n), codes.number_of_runs(n), codes.height(n), codes.width(n));
       }
     });
-    std::vector<int64_t> starts(codes.number + 1);
-    for (int64_t n = 0; n < codes.number; ++n) {
-      starts[n + 1] = starts[n] + (patches[n].wants_words() ? patches[n].size() : 0);
+    starts_.assign(number + 1, 0);
+    for (int64_t i = 0; i < number; ++i) {
+      starts_[i + 1] = starts_[i] + (patches_[i].wants_words() ? patches_[i].size() : 0);
     }
-    words.reset(static_cast<uint64_t*>(::operator new(starts.back() * 8, kAlignment)));
-    prefer_large_pages(words.get(), starts.back() * 8);
-    parallel_over(codes.number, codes.mean_bytes(), [&](int64_t begin, int64_t end) {
-      for (int64_t n = begin; n < end; ++n) {
-        Patch& patch = patches[n];
+    reserve(starts_.back());
+    parallel_over(number, codes.mean_bytes(), [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        Patch& patch = patches_[i];
         if (!patch.wants_words()) continue;
-        uint64_t* own = words.get() + starts[n];
-        std::fill_n(own, patch.size(), 0);
-        draw(patch.counts, patch.runs, patch.height, patch.first_band(), patch.first_column(), patch.columns(), own);
-        patch.words = own;
+        uint64_t* words = words_.get() + starts_[i];
+        std::fill_n(words, patch.size(), 0);
+        draw(patch.counts, patch.runs, patch.height, patch.first_band(), patch.first_column(), patch.columns(), words);
+        patch.words = words;
       }
     });
   }
 
-  std::vector<Patch> patches;
-  std::unique_ptr<uint64_t, Free> words;
+  const Patch& operator[](int64_t i) const { return patches_[i]; }
+  const Patch* data() const { return patches_.data(); }
+
+ private:
+  void reserve(int64_t words) {
+    if (words <= capacity_) return;
+    words_.reset();
+    words_.reset(static_cast<uint64_t*>(::operator new(words * 8, kAlignment)));
+    prefer_large_pages(words_.get(), words * 8);
+    capacity_ = words;
+  }
+
+  std::vector<Patch> patches_;
+  std::vector<int64_t> starts_;
+  std::unique_ptr<uint64_t, Free> words_;
+  int64_t capacity_ = 0;
 };
 
-// The end of the tile of columns that begins at `begin`.
-int64_t tile_end(const Patch* columns, int64_t begin, int64_t number) {
-  int64_t end = begin, words = 0;
-  while (end < number && (end == begin || words < kTileWords)) words += columns[end++].size();
-  return end;
-}
-
-// shared[n, m]: pixels that tube n of a and tube m of b share, over T frames. a is [N, T], b is [T, M].
-void add_shared_tubes(const Patch* a, int64_t number_a, const Patch* b, int64_t number_b, int64_t frames,
-                      int64_t* shared) {
-  for (int64_t t = 0; t < frames; ++t) {
-    for (int64_t m = 0, end; m < number_b; m = end) {
-      end = tile_end(b + t * number_b, m, number_b);
-      for (int64_t n = 0; n < number_a; ++n) {
-        add_shared(a[n * frames + t], b + t * number_b + m, end - m, shared + n * number_b + m);
-      }
-    }
-  }
-}
-
-double ratio(int64_t part, int64_t whole) {
-  return part ? static_cast<double>(part) / static_cast<double>(whole) : 0.0;
-}
-
-Tensor iou(const char* op, const Codes& a, const Codes& b, int64_t frames, const bool* crowd) {
+void check_sizes(const char* op, const Codes& a, const Codes& b) {
   const Codes& some = a.number ? a : b;
   for (const Codes* codes : {&a, &b}) {
     for (int64_t n = 0; n < codes->number; ++n) {
       S2D_CHECK(codes->same_size(n, some, 0), op, "masks of one size", "mask " + std::to_string(n) + " of another");
     }
   }
-  const int64_t number_a = a.number / frames, number_b = b.number / frames;
-  const Patches rows(a, [](int64_t n) { return n; });
-  const Patches columns(b, [&](int64_t n) { return n % frames * number_b + n / frames; });
-  std::vector<int64_t> area(number_b);
-  for (int64_t n = 0; n < b.number; ++n) area[n % std::max<int64_t>(1, number_b)] += columns.patches[n].area;
-  Tensor result = torch::stable::new_empty(a.counts_tensor, {number_a, number_b}, ScalarType::Double);
-  auto* out = static_cast<double*>(result.mutable_data_ptr());
-  parallel_over(number_a, frames * number_b * b.mean_bytes(), [&](int64_t begin, int64_t end) {
-    std::vector<int64_t> shared((end - begin) * number_b);
-    add_shared_tubes(&rows.patches[begin * frames], end - begin, columns.patches.data(), number_b, frames,
-                     shared.data());
-    for (int64_t n = begin; n < end; ++n) {
-      int64_t own = 0;
-      for (int64_t t = 0; t < frames; ++t) own += rows.patches[n * frames + t].area;
-      for (int64_t m = 0; m < number_b; ++m) {
-        const int64_t both = shared[(n - begin) * number_b + m];
-        out[n * number_b + m] = ratio(both, crowd && crowd[m] ? own : own + area[m] - both);
-      }
-    }
-  });
-  return result;
+}
+
+// shared[n, m] += pixels that row n and column m share, of the rows [begin, end).
+void add_shared_pairs(const Patches& rows, int64_t begin, int64_t end, const Patches& columns, int64_t number,
+                      int64_t* shared) {
+  for (int64_t m = 0, stop; m < number; m = stop) {
+    stop = m;
+    for (int64_t words = 0; stop < number && (stop == m || words < kTileWords); ++stop) words += columns[stop].size();
+    for (int64_t n = begin; n < end; ++n) add_shared(rows[n], columns.data() + m, stop - m, shared + n * number + m);
+  }
+}
+
+double ratio(int64_t part, int64_t whole) {
+  return part ? static_cast<double>(part) / static_cast<double>(whole) : 0.0;
 }
 
 }  // namespace
@@ -120,8 +106,25 @@ Tensor rle_iou(const Tensor& counts_a, const Tensor& offsets_a, const Tensor& si
   const Codes a(counts_a, offsets_a, sizes_a, "rle_iou"), b(counts_b, offsets_b, sizes_b, "rle_iou");
   S2D_CHECK(crowd.scalar_type() == ScalarType::Bool && crowd.dim() == 1 && crowd.size(0) == b.number, "rle_iou",
             "crowd bool [M]", shape_of(crowd));
-  const Tensor flags = torch::stable::contiguous(crowd);
-  return iou("rle_iou", a, b, 1, static_cast<const bool*>(flags.const_data_ptr()));
+  check_sizes("rle_iou", a, b);
+  const Tensor crowd_tensor = torch::stable::contiguous(crowd);
+  const auto* is_crowd = static_cast<const bool*>(crowd_tensor.const_data_ptr());
+  Patches rows, columns;
+  rows.read(a, 0, 1, a.number);
+  columns.read(b, 0, 1, b.number);
+  Tensor result = torch::stable::new_empty(a.counts_tensor, {a.number, b.number}, ScalarType::Double);
+  auto* out = static_cast<double*>(result.mutable_data_ptr());
+  std::vector<int64_t> shared(a.number * b.number);
+  parallel_over(a.number, b.number * b.mean_bytes(), [&](int64_t begin, int64_t end) {
+    add_shared_pairs(rows, begin, end, columns, b.number, shared.data());
+    for (int64_t n = begin; n < end; ++n) {
+      for (int64_t m = 0; m < b.number; ++m) {
+        const int64_t both = shared[n * b.number + m], own = rows[n].area;
+        out[n * b.number + m] = ratio(both, is_crowd[m] ? own : own + columns[m].area - both);
+      }
+    }
+  });
+  return result;
 }
 
 Tensor rle_tube_iou(const Tensor& counts_a, const Tensor& offsets_a, const Tensor& sizes_a, const Tensor& counts_b,
@@ -129,7 +132,38 @@ Tensor rle_tube_iou(const Tensor& counts_a, const Tensor& offsets_a, const Tenso
   const Codes a(counts_a, offsets_a, sizes_a, "rle_tube_iou"), b(counts_b, offsets_b, sizes_b, "rle_tube_iou");
   S2D_CHECK(frames > 0 && a.number % frames == 0 && b.number % frames == 0, "rle_tube_iou",
             "a number of frames that divides both batches", frames);
-  return iou("rle_tube_iou", a, b, frames, nullptr);
+  check_sizes("rle_tube_iou", a, b);
+  const int64_t number_a = a.number / frames, number_b = b.number / frames;
+  std::vector<int64_t> shared(number_a * number_b), area_a(number_a), area_b(number_b);
+  std::mutex adding;
+  // Frame by frame, so that few masks are bits at a time and these stay in the cache.
+  parallel_over(frames, number_a * a.mean_bytes() + number_b * b.mean_bytes(), [&](int64_t begin, int64_t end) {
+    Patches rows, columns;
+    std::vector<int64_t> own_shared(shared.size()), own_a(number_a), own_b(number_b);
+    for (int64_t t = begin; t < end; ++t) {
+      rows.read(a, t, frames, number_a);
+      columns.read(b, t, frames, number_b);
+      add_shared_pairs(rows, 0, number_a, columns, number_b, own_shared.data());
+      for (int64_t n = 0; n < number_a; ++n) own_a[n] += rows[n].area;
+      for (int64_t m = 0; m < number_b; ++m) own_b[m] += columns[m].area;
+    }
+    const auto add = [](std::vector<int64_t>& to, const std::vector<int64_t>& from) {
+      std::transform(to.begin(), to.end(), from.begin(), to.begin(), std::plus<>());
+    };
+    const std::lock_guard lock(adding);
+    add(shared, own_shared);
+    add(area_a, own_a);
+    add(area_b, own_b);
+  });
+  Tensor result = torch::stable::new_empty(a.counts_tensor, {number_a, number_b}, ScalarType::Double);
+  auto* out = static_cast<double*>(result.mutable_data_ptr());
+  for (int64_t n = 0; n < number_a; ++n) {
+    for (int64_t m = 0; m < number_b; ++m) {
+      const int64_t both = shared[n * number_b + m];
+      out[n * number_b + m] = ratio(both, area_a[n] + area_b[m] - both);
+    }
+  }
+  return result;
 }
 
 }  // namespace s2d::rle

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <tuple>
 
+#include "../common/pages.h"
 #include "codes.h"
 #include "decoder.h"
 #include "encoder.h"
@@ -44,6 +45,7 @@ Tensor rle_decode(const Tensor& counts, const Tensor& offsets, const Tensor& siz
   }
   Tensor result = torch::stable::new_empty(counts, {codes.number, height, stride}, ScalarType::Long);
   auto* out = static_cast<uint64_t*>(result.mutable_data_ptr());
+  prefer_large_pages(out, codes.number * height * stride * 8);
   parallel_over(codes.number, height * stride * 8, [&](int64_t begin, int64_t end) {
     Decoder decoder(height);
     for (int64_t n = begin; n < end; ++n) {

@@ -37,6 +37,10 @@ def as_tensor(array: Any) -> Any:
 class RLE:
     """Run-length codes of a batch of masks; the masks may differ in size.
 
+    A mask has at most 2^31 - 1 pixels, and may have none. Gradients do not flow through codes. A batch takes 4 bytes a
+    run and 16 bytes a mask. Making one takes 4 to 8 bytes a run and 40 bytes a mask beside it; `rle_iou` takes at most
+    128 bytes a run, or 4 kB for a mask that has few.
+
     Attributes:
         counts: int32 ``[R]``, the runs of all masks one after another. Runs go down the columns (COCO's order) and
             alternate between unset and set pixels, unset first.

@@ -113,6 +113,7 @@ def test_any_size_equals_the_definition(height, width, density, seed, device):
         assert equal(merged, rle_merge(rle, groups, intersect=intersect, impl="reference"))
 
 
+@pytest.mark.timeout(3600)
 def test_masks_of_video_equal_pycocotools():
     """``S2D_LONG_TESTS=1`` checks ten thousand blobs and as much noise."""
     rounds, number = (200, 50) if os.environ.get("S2D_LONG_TESTS") == "1" else (1, 6)
