@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <tuple>
 
+#include "../common/pages.h"
 #include "../common/parallel.h"
 #include "checks.h"
 #include "steps.h"
@@ -39,7 +40,7 @@ void step_block(const float* flow, const float* reverse, const Bounds& bounds, c
     y[count] = place[i].y;
     count += seen[i];
   }
-  advance_all()(flow, reverse, bounds, x, y, ok, count);
+  advance_all(flow, reverse, bounds, x, y, ok, count);
   for (int64_t k = 0; k < count; ++k) {
     if (!ok[k]) continue;
     next[moving[k]] = {x[k], y[k]};
@@ -62,6 +63,8 @@ std::tuple<Tensor, Tensor> track_points(const Tensor& points, const Tensor& fram
   auto* place = static_cast<Vector*>(tracks.mutable_data_ptr());
   auto* seen = static_cast<uint8_t*>(visible.mutable_data_ptr());
   check_frames(frames, number, length, "frame", false, "track_points");
+
+  prefer_large_pages(place, length * number * static_cast<int64_t>(sizeof(Vector)));
 
   // Every row starts as the given points, which is right at each point's own frame; the sweeps write the others.
   parallel_over(length, number * 9, [&](int64_t begin, int64_t end) {
