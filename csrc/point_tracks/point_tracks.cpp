@@ -1,9 +1,9 @@
 // point_tracks on the CPU: points carried through a scene.
 //
 // Time is the outer loop, so that all points of a step read the same two flow fields (6.6 MB at 480p in float32, where
-// a scene has hundreds); a float16 scene is widened one field at a time. A step of a point is eight loads of eight
-// bytes at random places: it is bound by their latency, which independent points of one loop hide. A thread owns points
-// for all frames, so threads never wait for each other.
+// a scene has hundreds); a float16 scene is widened one field at a time. A step of a point reads four places that only
+// the last step told: it is bound by their latency, which independent points of one loop hide. A thread owns points for
+// all frames, so threads never wait for each other.
 
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
@@ -11,7 +11,6 @@
 #include <algorithm>
 #include <tuple>
 
-#include "../common/pages.h"
 #include "../common/parallel.h"
 #include "checks.h"
 #include "steps.h"
@@ -63,8 +62,6 @@ std::tuple<Tensor, Tensor> track_points(const Tensor& points, const Tensor& fram
   auto* place = static_cast<Vector*>(tracks.mutable_data_ptr());
   auto* seen = static_cast<uint8_t*>(visible.mutable_data_ptr());
   check_frames(frames, number, length, "frame", false, "track_points");
-
-  prefer_large_pages(place, length * number * static_cast<int64_t>(sizeof(Vector)));
 
   // Every row starts as the given points, which is right at each point's own frame; the sweeps write the others.
   parallel_over(length, number * 9, [&](int64_t begin, int64_t end) {
