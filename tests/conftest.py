@@ -83,6 +83,12 @@ def device(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
+@pytest.fixture(scope="session")
+def emulated(pytestconfig: pytest.Config) -> bool:
+    """Whether GPU kernels run on the CPU, which takes a thousand times as long: tests may choose a smaller case."""
+    return pytestconfig.getoption("--emulate-gpu")
+
+
 @pytest.fixture(autouse=True)
 def thread_order(request: pytest.FixtureRequest) -> None:
     """Emulated threads run in an order of the test's own."""

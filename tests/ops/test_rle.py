@@ -212,7 +212,7 @@ def test_masks_of_different_sizes(device):
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.uint16, torch.int32, torch.int64])
-@pytest.mark.parametrize("shape", [(2, 1, 1), (3, 5, 1), (2, 1, 7), (2, 70, 130), (1, 0, 4), (0, 3, 3)])
+@pytest.mark.parametrize("shape", [(2, 1, 1), (3, 5, 1), (2, 1, 7), (2, 9, 130), (1, 0, 4), (0, 3, 3)])
 def test_label_maps_equal_the_definition(dtype, shape, device):
     labels = label_maps(*shape, 30, cell=3).to(dtype).to(device)
     for background in (0, None, 7):
@@ -223,14 +223,15 @@ def test_label_maps_equal_the_definition(dtype, shape, device):
     assert equal(rle_from_labels(labels.transpose(1, 2))[0], rle_from_labels(labels.transpose(1, 2).contiguous())[0])
 
 
-def test_label_maps_of_many_and_of_strange_labels(device):
-    labels = torch.arange(256 * 256).view(1, 256, 256).to(device)
+def test_label_maps_of_many_and_of_strange_labels(device, emulated):
+    side = 12 if emulated else 256  # 65536 labels
+    labels = torch.arange(side * side).view(1, side, side).to(device)
     rle, which = rle_from_labels(labels, None)
-    assert len(rle) == 65536
-    assert torch.equal(which[:, 1], torch.arange(65536, device=device))
+    assert len(rle) == side * side
+    assert torch.equal(which[:, 1], torch.arange(side * side, device=device))
     assert bool((rle_area(rle) == 1).all())
     boxes = rle_bbox(rle)
-    assert torch.equal(boxes[:, 1] * 256 + boxes[:, 0], which[:, 1])
+    assert torch.equal(boxes[:, 1] * side + boxes[:, 0], which[:, 1])
     signed = torch.tensor([[[-5, 2**62], [-(2**63), -5]]], device=device)
     rle, which = rle_from_labels(signed)
     assert which.tolist() == [[0, -(2**63)], [0, -5], [0, 2**62]]
@@ -303,7 +304,9 @@ def test_polygons_of_many_corners():
 # ---- COCO's files ----
 
 
-def test_real_masklets(test_data, device):
+def test_real_masklets(test_data, device, emulated):
+    if emulated:
+        pytest.skip("masks of video size would take minutes in the emulator")
     for kind in ("manual", "auto"):
         data = json.loads((test_data / f"data/eval/sav_rle/sav_000001_{kind}.json").read_text())
         codes = [code for frame in data["masklet"] for code in frame]

@@ -59,7 +59,13 @@ char* stack_of(size_t thread) { return stacks + thread * kStack; }
 void to_host() { swapcontext(&running->context, &host); }
 
 void enter() {
-  body(closure);
+  std::string thrown;
+  try {
+    body(closure);
+  } catch (const std::exception& exception) {  // of the emulator itself: no memory is left
+    thrown = exception.what();
+  }
+  if (!thrown.empty()) fail(thrown);
   running->state = State::done;
   to_host();
 }
