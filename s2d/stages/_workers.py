@@ -47,7 +47,8 @@ def attempt(task: Task, name: str, source: Path) -> Any:
     except InputError as error:
         return Failure(str(error))
     except Exception as error:
-        return Failure(f"{type(error).__name__}: {error}", traceback.format_exc())
+        first = (str(error).splitlines() or [""])[0]
+        return Failure(f"{type(error).__name__}: {first}", traceback.format_exc())
 
 
 def run_in_processes(

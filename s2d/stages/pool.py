@@ -18,7 +18,6 @@ from s2d.data.image_folder import natural_order
 from s2d.errors import InputError
 from s2d.stages._workers import Failure, Task, run_in_processes
 from s2d.stages.workspace import Workspace, check_folder
-from s2d.viz.table import text_table
 
 _SHOWN = 10
 
@@ -99,6 +98,8 @@ class Summary:
 
     def text(self) -> str:
         """A table for the terminal, and the first failures."""
+        from s2d.viz.table import text_table  # with it comes matplotlib, which no worker needs
+
         counts = {"done": len(self.done), "empty": len(self.empty), "failed": len(self.failed)}
         rows = [[name, f"{number:,}"] for name, number in counts.items()]
         blocks = [text_table(["videos", "number"], [*rows, ["together", f"{sum(counts.values()):,}"]])]
@@ -162,7 +163,7 @@ def map_videos(
     results = _Results(out)
     # A job that has done nothing yet for these videos may begin without a flag: another shard has made its folder.
     joins = (results.work / "state.json").exists() and not any(map(results.settled, own))
-    names = hashlib.sha256("\n".join(videos).encode()).hexdigest()[:16]
+    names = hashlib.sha256(os.fsencode("\n".join(videos))).hexdigest()[:16]
     job = Workspace.open(
         results.work,
         {"videos": {"number": len(videos), "names": names}, **fingerprint},
@@ -212,20 +213,26 @@ class _Results:
         failed = 0
         for name, value in values:
             try:
-                self._settle(name, value)
+                failed += not self._settle(name, value)
             except InputError as error:
                 raise InputError(f"{error}; the same command with --resume continues") from None
-            if isinstance(value, Failure):
-                failed += 1
-                bar.set_postfix_str(f"{failed:,} failed")
+            bar.set_postfix_str(f"{failed:,} failed" if failed else "", refresh=False)
             bar.update()
 
-    def _settle(self, name: str, value: Any) -> None:
-        if isinstance(value, Failure):
-            write_json(self._record(name), asdict(value))
-        else:
-            write_json(self.path(name), value)
-            self._record(name).unlink(missing_ok=True)
+    def _settle(self, name: str, value: Any) -> bool:
+        """Write the result, or the record that there is none; whether there is one."""
+        if not isinstance(value, Failure):
+            try:
+                write_json(self.path(name), value)
+            except InputError:
+                raise
+            except (TypeError, ValueError) as error:
+                value = Failure(f"its result cannot be written as JSON: {error}")
+            else:
+                self._record(name).unlink(missing_ok=True)
+                return True
+        write_json(self._record(name), asdict(value))
+        return False
 
     def failures(self) -> dict[str, Failure]:
         """Of all shards, in natural order of names."""

@@ -218,7 +218,7 @@ def wait_for(condition, what, seconds=60.0):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, f"no {what} in {seconds:.0f} s"
-        time.sleep(0.002)
+        time.sleep(0.02)
 
 
 def group_is_gone(group):

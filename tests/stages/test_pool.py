@@ -151,6 +151,16 @@ def test_what_is_done_stays_and_what_failed_is_tried_again(tmp_path):
     assert pool.seen == ["a", "b", "c"]
 
 
+@pytest.mark.parametrize("value", [float("nan"), {1, 2}])
+def test_a_result_that_is_no_json_fails_alone(tmp_path, value):
+    def task(name, source):
+        return value if name == "a" else 1
+
+    summary = map_videos(task, videos("a", "b"), tmp_path, {}, pool=InProcess(), progress=False)
+    assert summary.done == ["b"]
+    assert summary.failed["a"].reason.startswith("its result cannot be written as JSON: ")
+
+
 def test_another_job_is_refused(tmp_path):
     def run(named, size, **options):
         return map_videos(name_of, named, tmp_path, {"size": size}, pool=InProcess(), progress=False, **options)
