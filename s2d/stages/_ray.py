@@ -106,4 +106,6 @@ def _check_reachable(address: str) -> None:
         raise InputError(f"expected a Ray cluster at {address}, got: {error}") from None
     if result.returncode != 0:
         said = result.stderr.strip().splitlines() or [f"exit code {result.returncode}"]
-        raise InputError(f"expected a Ray cluster at {address}, got: {said[-1]}")
+        # The last error is that nothing came about; where Ray says why (a token is missing), it does so before.
+        reason = next((line for line in said if line.startswith("ray.exceptions.")), said[-1])
+        raise InputError(f"expected a Ray cluster at {address}, got: {reason}")

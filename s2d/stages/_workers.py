@@ -11,6 +11,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
@@ -105,7 +106,9 @@ class _Worker:
         self.video: str | None = None
         self.pipe, other = _CONTEXT.Pipe()
         self.process = _CONTEXT.Process(target=_work, args=(other, task, threads), daemon=True)
-        # The child inherits the mask: a Ctrl-C in the terminal is the parent's alone, from the first moment on.
+        # The child inherits the mask: a Ctrl-C in the terminal is the parent's alone, from the first moment on. The
+        # resource tracker, which starts with the first child unless it runs already, would lift it.
+        resource_tracker.ensure_running()
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             self.process.start()

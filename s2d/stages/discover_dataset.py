@@ -89,6 +89,8 @@ def discover_dataset(
             raise InputError(
                 f"expected a folder of {what}, at {folder}, got " + ("a file" if folder.exists() else "nothing")
             )
+    if out.resolve().is_relative_to(dataset.resolve()):
+        raise InputError(f"expected a place for results that is not among the videos, got {out}")
     videos = list_videos(dataset)
     if not any((proposals / name).exists() or (proposals / f"{name}.json").exists() for name in videos):
         raise InputError(

@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -68,7 +62,7 @@ def invoke(*arguments):
     return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
 
 
-def test_each_video_is_found_or_says_why_not(dataset, clip, tmp_path):
+def test_each_video_is_found_or_says_why_not(dataset, clip, tmp_path, pool_here):
     frames, track = clip
     good = ("coco", "empty", "file", "maps", "ytvis")
     bad = ("frame", "length", "mask", "none", "shape", "unreadable")
@@ -129,19 +123,19 @@ def test_each_video_is_found_or_says_why_not(dataset, clip, tmp_path):
         shutil.copytree(videos / "maps", videos / name)
         shutil.copytree(masks / "maps", masks / name)
     assert "an unfinished job" in invoke(*arguments).stderr
-    summary, merged = discover_dataset(videos, masks, out, pool=InProcess(), resume=True, progress=False)
+    summary, merged = discover_dataset(videos, masks, out, pool=pool_here, resume=True, progress=False)
     assert (len(summary.done), summary.empty, summary.failed, merged.videos) == (10, ["empty"], {}, 11)
     assert not (out / "failed.json").exists()
     assert before == {name: (out / f"{name}.json").stat().st_mtime_ns for name in good}
     assert len(read_ytvis(out / "keymasks.json")) == 11
 
 
-def test_a_video_of_many_is_what_it_is_alone(dataset, tmp_path):
+def test_a_video_of_many_is_what_it_is_alone(dataset, tmp_path, pool_here):
     """In shards, and through a link of another name, which is the name that counts."""
     videos, masks = dataset("a", "b", "c")
     for index in (1, 2):
         summary, merged = discover_dataset(
-            videos, masks, tmp_path / "out", shard=Shard(index, 2), pool=InProcess(), progress=False
+            videos, masks, tmp_path / "out", shard=Shard(index, 2), pool=pool_here, progress=False
         )
         assert (merged is None) == (summary.pending > 0) == (index == 1)
     assert (merged.videos, merged.instances) == (3, 3)
@@ -154,22 +148,12 @@ def test_a_video_of_many_is_what_it_is_alone(dataset, tmp_path):
         assert found["videos"][0]["name"] == name
 
 
-class InProcess:
-    """A pool without processes."""
-
-    def check(self):
-        pass
-
-    def run(self, task, videos):
-        for name, source in videos:
-            yield name, task(name, source)
-
-
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (("{videos}", "{tmp}/none", "-o", "{out}"), "expected a folder of masks, one of each video, at"),
         (("{videos}", "{videos}/..", "-o", "{out}"), "VIDEO/ or VIDEO.json, got none for any of 2 videos"),
+        (("{videos}", "{masks}", "-o", "{videos}/out"), "expected a place for results that is not among the videos"),
         (("{videos}", "{masks}", "-o", "{out}", "--shard", "3/2"), "expected a shard as I/N"),
         (("{videos}", "{masks}", "-o", "{out}", "--one2x", "1.5"), "expected one2x in [0, 1], got 1.5"),
         (("{videos}", "{masks}", "-o", "{out}", "--motion", "raft:none.pth"), "none.pth"),
@@ -191,22 +175,16 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(dataset, tmp_path, argumen
     assert words in result.stderr
     assert result.stderr.count("\n") == 1
     assert not (tmp_path / "out").exists()
+    assert len(list(videos.iterdir())) == 2
 
 
-def test_a_name_that_is_taken_is_refused(dataset, tmp_path):
+def test_a_name_that_is_taken_is_refused(dataset, tmp_path, pool_here):
     videos, masks = dataset("a", "keymasks")
     with pytest.raises(InputError, match=r"no video named keymasks, got one: keymasks\.json is another result"):
-        discover_dataset(videos, masks, tmp_path / "out", pool=InProcess(), progress=False)
+        discover_dataset(videos, masks, tmp_path / "out", pool=pool_here, progress=False)
 
 
-# ---- a process that is interrupted and killed ----
-
-
-def start(videos, masks, out):
-    arguments = ["discover", videos, masks, "-o", out, "--workers", 1, "--threads", 1, "--resume"]
-    command = [sys.executable, "-m", "s2d", *map(str, arguments)]
-    # A session of its own: a Ctrl-C in a terminal reaches all processes of the group.
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+# ---- a process that is killed ----
 
 
 def done(out):
@@ -214,56 +192,28 @@ def done(out):
     return {path.stem: path.stat().st_ino for path in out.glob("[!.]*.json")} if out.is_dir() else {}
 
 
-def wait_for(condition, what, seconds=60.0):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, f"no {what} in {seconds:.0f} s"
-        time.sleep(0.02)
-
-
-def group_is_gone(group):
-    """Whether no process of it runs; one that has ended and that nobody has asked about yet does not."""
-    for status in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            state, _, number = status.read_text().rpartition(")")[2].split()[:3]
-            if int(number) == group and state != "Z":
-                return False
-    return True
-
-
-def test_interrupted_and_killed_runs_lose_and_repeat_nothing(dataset, tmp_path):
+def test_a_killed_run_loses_nothing_and_the_next_one_repeats_nothing(dataset, tmp_path, processes):
     names = [f"v{n}" for n in range(50)]
     videos, masks = dataset(*names)
     out = tmp_path / "out"
-
-    interrupted = start(videos, masks, out)
-    wait_for(lambda: len(done(out)) >= 3, "results")
-    os.killpg(interrupted.pid, signal.SIGINT)
-    _, errors = interrupted.communicate(timeout=60)
-    after_interrupt = done(out)
-    assert interrupted.returncode == 130
-    assert errors.endswith("\ns2d: interrupted; the same command with --resume continues\n")
-    assert "Traceback" not in errors
-    wait_for(lambda: group_is_gone(interrupted.pid), "end of the worker")
-    assert 3 <= len(after_interrupt) < 50
-    assert not [path for path in out.rglob("*") if "partial" in path.name]
-
-    killed = start(videos, masks, out)
-    wait_for(lambda: len(done(out)) >= len(after_interrupt) + 3, "further results")
+    command = ("-m", "s2d", "discover", videos, masks, "-o", out, "--workers", 1, "--threads", 1)
+    killed = processes.start(*command)
+    processes.wait_for(lambda: len(done(out)) >= 5, "results")
     killed.send_signal(signal.SIGKILL)
     killed.communicate(timeout=60)
-    after_kill = done(out)
+    before = done(out)
     assert killed.returncode == -signal.SIGKILL
-    assert len(after_interrupt) + 3 <= len(after_kill) < 50
+    assert 5 <= len(before) < 50
     # Its worker does not outlive it, and would not write if it did.
-    wait_for(lambda: group_is_gone(killed.pid), "end of the worker")
+    processes.wait_for(lambda: processes.are_gone(killed.pid), "end of the worker")
+    assert len(done(out)) == len(before)
 
-    last = start(videos, masks, out)
+    last = processes.start(*command, "--resume")
     output, errors = last.communicate(timeout=120)
     assert last.returncode == 0, errors
     assert ["done", "50"] in [line.split() for line in output.splitlines()]
-    finished = done(out)
-    assert set(finished) == {*names, "keymasks"}
-    assert after_interrupt.items() <= after_kill.items() <= finished.items()
+    after = done(out)
+    assert set(after) == {*names, "keymasks"}
+    assert before.items() <= after.items()
     assert [tracks.video for tracks in read_ytvis(out / "keymasks.json")] == names
     assert {path.name for path in out.iterdir() if path.suffix != ".json"} == {"work"}

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 from pathlib import Path
 
@@ -10,11 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from s2d.errors import InputError
-from s2d.stages._workers import attempt
 from s2d.stages.pool import Pool, Shard, map_videos
 
 TASKS = '''
-import os, signal
+import os, signal, time
 from s2d.errors import InputError
 
 def task(name, source):
@@ -28,24 +28,15 @@ def task(name, source):
         return {}["key"]
     return {"name": name, "source": str(source), "worker": os.getpid()}
 
+def slow(name, source):
+    time.sleep(0.05)
+    return name
+
 class Unwelcome:
     """Cannot be unpickled."""
     def __reduce__(self):
         return os._exit, (5,)
 '''
-
-
-class InProcess(Pool):
-    """Runs tasks here, and says which."""
-
-    def __init__(self):
-        super().__init__()
-        self.__dict__["seen"] = []
-
-    def run(self, task, videos):
-        for name, source in videos:
-            self.seen.append(name)
-            yield name, attempt(task, name, source)
 
 
 @pytest.fixture
@@ -105,6 +96,29 @@ def test_workers_that_cannot_begin_end_the_run(tasks, tmp_path):
         map_videos(tasks.Unwelcome(), videos("a", "b"), tmp_path / "out", {}, pool=Pool(1, 1), progress=False)
 
 
+def test_ctrl_c_ends_all_processes_at_once(tasks, tmp_path, processes):
+    out = tmp_path / "out"
+    (tmp_path / "modules" / "main.py").write_text(
+        "import pool_tasks, sys\n"
+        "from pathlib import Path\n"
+        "from s2d.stages.pool import Pool, map_videos\n"
+        "if __name__ == '__main__':\n"
+        "    videos = {f'v{n}': Path(str(n)) for n in range(50)}\n"
+        "    map_videos(pool_tasks.slow, videos, Path(sys.argv[1]), {}, pool=Pool(2, 1))\n"
+    )
+    interrupted = processes.start(tmp_path / "modules" / "main.py", out)
+    processes.wait_for(lambda: len(results(out)) >= 3, "results")
+    os.killpg(interrupted.pid, signal.SIGINT)
+    _, errors = interrupted.communicate(timeout=60)
+    assert errors.rstrip().endswith("KeyboardInterrupt")
+    # One traceback, the parent's; and no process was ended in a way that leaves something behind.
+    assert errors.count("Traceback") == 1
+    assert "resource_tracker" not in errors
+    processes.wait_for(lambda: processes.are_gone(interrupted.pid), "end of the workers")
+    assert 3 <= len(results(out)) < 50
+    assert not [path for path in out.rglob("*") if "partial" in path.name]
+
+
 def test_sizes():
     cpus = len(os.sched_getaffinity(0))
     assert Pool()._sizes() == (max(1, cpus // 2), max(1, cpus // max(1, cpus // 2)))
@@ -116,8 +130,7 @@ def test_sizes():
 # ---- restarts ----
 
 
-def test_what_is_done_stays_and_what_failed_is_tried_again(tmp_path):
-    pool = InProcess()
+def test_what_is_done_stays_and_what_failed_is_tried_again(tmp_path, pool_here):
     ready = set("ac")
 
     def task(name, source):
@@ -126,8 +139,8 @@ def test_what_is_done_stays_and_what_failed_is_tried_again(tmp_path):
         return {"name": name}
 
     def run(**options):
-        pool.seen.clear()
-        return map_videos(task, videos("a", "b", "c"), tmp_path, {"size": 1}, pool=pool, progress=False, **options)
+        pool_here.seen.clear()
+        return map_videos(task, videos("a", "b", "c"), tmp_path, {"size": 1}, pool=pool_here, progress=False, **options)
 
     assert list(run(products=("all.json",)).failed) == ["b"]
     (tmp_path / "all.json").touch()
@@ -139,31 +152,31 @@ def test_what_is_done_stays_and_what_failed_is_tried_again(tmp_path):
     for name in (".b.0123abcd.partial.json", ".z.0123abcd.partial.json"):
         (tmp_path / name).touch()
     assert run(resume=True, products=("all.json",)).done == ["a", "b", "c"]
-    assert pool.seen == ["b"]
+    assert pool_here.seen == ["b"]
     assert before == {name: (tmp_path / f"{name}.json").stat().st_ino for name in "ac"}
     # Neither the old list of failures nor what was made of the old results is left.
     assert {path.name for path in tmp_path.iterdir()} == {
         *("a.json", "b.json", "c.json", "work", ".z.0123abcd.partial.json")
     }
     assert run(resume=True).done == ["a", "b", "c"]
-    assert pool.seen == []
+    assert pool_here.seen == []
     assert run(overwrite=True).done == ["a", "b", "c"]
-    assert pool.seen == ["a", "b", "c"]
+    assert pool_here.seen == ["a", "b", "c"]
 
 
 @pytest.mark.parametrize("value", [float("nan"), {1, 2}])
-def test_a_result_that_is_no_json_fails_alone(tmp_path, value):
+def test_a_result_that_is_no_json_fails_alone(tmp_path, value, pool_here):
     def task(name, source):
         return value if name == "a" else 1
 
-    summary = map_videos(task, videos("a", "b"), tmp_path, {}, pool=InProcess(), progress=False)
+    summary = map_videos(task, videos("a", "b"), tmp_path, {}, pool=pool_here, progress=False)
     assert summary.done == ["b"]
     assert summary.failed["a"].reason.startswith("its result cannot be written as JSON: ")
 
 
-def test_another_job_is_refused(tmp_path):
+def test_another_job_is_refused(tmp_path, pool_here):
     def run(named, size, **options):
-        return map_videos(name_of, named, tmp_path, {"size": size}, pool=InProcess(), progress=False, **options)
+        return map_videos(name_of, named, tmp_path, {"size": size}, pool=pool_here, progress=False, **options)
 
     run(videos("a", "b"), 1)
     for named, size, words in (
@@ -185,20 +198,20 @@ def test_another_job_is_refused(tmp_path):
         (("a",), {"resume": True, "overwrite": True}, "got both"),
     ],
 )
-def test_refusals_leave_nothing(tmp_path, named, options, words):
+def test_refusals_leave_nothing(tmp_path, named, options, words, pool_here):
     with pytest.raises(InputError, match=words):
-        map_videos(name_of, videos(*named), tmp_path / "out", {}, pool=InProcess(), progress=False, **options)
+        map_videos(name_of, videos(*named), tmp_path / "out", {}, pool=pool_here, progress=False, **options)
     assert not results(tmp_path / "out")
 
 
-def test_empty_results_are_told_apart_also_after_a_restart(tmp_path):
+def test_empty_results_are_told_apart_also_after_a_restart(tmp_path, pool_here):
     for resume in (False, True):
         summary = map_videos(
             name_of,
             videos("a", "nothing"),
             tmp_path,
             {},
-            pool=InProcess(),
+            pool=pool_here,
             is_empty=lambda path: "nothing" in path.read_text(),
             resume=resume,
             progress=False,
@@ -223,7 +236,7 @@ def test_what_is_no_shard(text):
         Shard.parse(text)
 
 
-def test_shards_share_a_folder(tmp_path):
+def test_shards_share_a_folder(tmp_path, pool_here):
     def task(name, source):
         if name == "v3":
             raise InputError("expected something, got v3")
@@ -231,12 +244,12 @@ def test_shards_share_a_folder(tmp_path):
 
     named = videos(*(f"v{n}" for n in range(7)))
     for index, pending in ((1, 4), (2, 2), (3, 0)):
-        summary = map_videos(task, named, tmp_path, {}, pool=InProcess(), shard=Shard(index, 3), progress=False)
+        summary = map_videos(task, named, tmp_path, {}, pool=pool_here, shard=Shard(index, 3), progress=False)
         assert summary.pending == pending
         assert set(summary.failed) == ({"v3"} if index == 1 else set())
     assert results(tmp_path) == {"v0", "v1", "v2", "v4", "v5", "v6", "failed"}
     assert [entry["video"] for entry in json.loads((tmp_path / "failed.json").read_text())] == ["v3"]
-    whole = map_videos(task, named, tmp_path, {}, pool=InProcess(), resume=True, progress=False)
+    whole = map_videos(task, named, tmp_path, {}, pool=pool_here, resume=True, progress=False)
     assert (len(whole.done), list(whole.failed)) == (6, ["v3"])
 
 
@@ -257,24 +270,25 @@ def small_disk(tmp_path):
     subprocess.run(["umount", str(folder)], check=True)
 
 
-def test_a_full_disk_ends_the_run_and_the_next_one_goes_on(small_disk):
-    pool, out = InProcess(), small_disk / "out"
+def test_a_full_disk_ends_the_run_and_the_next_one_goes_on(small_disk, pool_here):
+    out = small_disk / "out"
     other = small_disk / "other"
     other.write_bytes(bytes(120_000))
 
     def run(resume):
-        pool.seen.clear()
         named = videos(*(f"v{n}" for n in range(10)))
-        return map_videos(lambda name, source: "x" * 20_000, named, out, {}, pool=pool, resume=resume, progress=False)
+        return map_videos(
+            lambda name, source: "x" * 20_000, named, out, {}, pool=pool_here, resume=resume, progress=False
+        )
 
     words = "expected room on the disk for .*json, got: no space left on device; the same command with --resume"
     with pytest.raises(InputError, match=words):
         run(resume=False)
     done = results(out)
     assert 0 < len(done) < 10
-    assert len(pool.seen) == len(done) + 1
+    assert len(pool_here.seen) == len(done) + 1
     assert all(len(json.loads((out / f"{name}.json").read_text())) == 20_000 for name in done)
     assert not [path for path in out.rglob("*") if "partial" in path.name]
     other.unlink()
     assert len(run(resume=True).done) == 10
-    assert len(pool.seen) == 10 - len(done)
+    assert len(pool_here.seen) == 10 - len(done)

@@ -57,17 +57,16 @@ def test_an_address_where_nothing_listens(address):
 
 def test_an_address_where_something_else_listens(monkeypatch):
     """Ray would wait for two minutes and then end the process."""
-    monkeypatch.setattr(_ray, "_RAY_PATIENCE", 4.0)
+    monkeypatch.setattr(_ray, "_RAY_PATIENCE", 1.0)
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
-        with pytest.raises(InputError, match=f"expected a Ray cluster at {address}, got no answer in 4 s"):
+        with pytest.raises(InputError, match=f"expected a Ray cluster at {address}, got no answer in 1 s"):
             Pool(ray=address).check()
 
 
-def test_no_cluster_to_be_found(monkeypatch):
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    with pytest.raises(InputError, match="expected a Ray cluster at auto, got: ConnectionError: Could not find any"):
-        Pool(ray="auto").check()
+def test_what_is_no_address():
+    with pytest.raises(InputError, match="expected a Ray cluster at nonsense, got: ValueError: "):
+        Pool(ray="nonsense").check()
 
 
 def test_ray_is_not_installed(monkeypatch):
