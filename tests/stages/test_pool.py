@@ -104,7 +104,7 @@ def test_ctrl_c_ends_all_processes_at_once(tasks, tmp_path, processes):
         "from s2d.stages.pool import Pool, map_videos\n"
         "if __name__ == '__main__':\n"
         "    videos = {f'v{n}': Path(str(n)) for n in range(50)}\n"
-        "    map_videos(pool_tasks.slow, videos, Path(sys.argv[1]), {}, pool=Pool(2, 1))\n"
+        "    map_videos(pool_tasks.slow, videos, Path(sys.argv[1]), {}, pool=Pool(1, 1))\n"
     )
     interrupted = processes.start(tmp_path / "modules" / "main.py", out)
     processes.wait_for(lambda: len(results(out)) >= 3, "results")
