@@ -38,6 +38,14 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Delete earlier res
 Resume = Annotated[bool, typer.Option("--resume", help="Continue an interrupted job.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="No progress bars and no table.")]
 RecipeOption = Annotated[str, typer.Option(help="Name of a recipe, or path of a .toml file.")]
+One2x = Annotated[
+    float | None,
+    typer.Option(
+        metavar="MAX",
+        help="Leave out of the merged file instances of which more than this share of masks covers several others.",
+        show_default="all are kept",
+    ),
+]
 WorkingSide = Annotated[int, typer.Option(min=16, help="Short side of the frames that are searched, pixels.")]
 
 
@@ -155,7 +163,9 @@ def propose_command(
 @app.command("discover")
 @_said_plainly
 def discover_command(
-    video: VideoArgument,
+    video: Annotated[
+        Path, typer.Argument(help="A video file, a folder of images, or a folder of videos.", show_default=False)
+    ],
     proposals: Annotated[Path, typer.Argument(help="Label maps (a folder), COCO or YTVIS json.", show_default=False)],
     output: Output,
     scoring: Annotated[str, typer.Option(help="trajectory, flow or both.")] = "both",
@@ -185,22 +195,69 @@ def discover_command(
     ] = None,
     threads: Threads = None,
     working_short_side: WorkingSide = 360,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Videos at a time, of many.", show_default="half the CPUs")
+    ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Many videos on a Ray cluster: host:port, auto, or local for one here."),
+    ] = None,
+    shard: Annotated[
+        str | None, typer.Option(metavar="I/N", help="Of many videos only part I of N, from 1; OUT may be shared.")
+    ] = None,
+    one2x: One2x = None,
     overwrite: Overwrite = False,
     resume: Resume = False,
     quiet: Quiet = False,
 ) -> None:
-    """Keymasks: instances on some frames (YTVIS json)."""
+    """Keymasks: instances on some frames (YTVIS json); of one video, or of a folder of videos.
+
+    Of a folder, VIDEO/NAME/ (frames) or VIDEO/NAME.mp4 is a video and PROPOSALS/NAME/ (label maps) or
+    PROPOSALS/NAME.json has its masks. OUT is a folder then: NAME.json for every video and, when all are there,
+    keymasks.json with all of them. failed.json says why videos failed; exit code 1 if any did, and --resume tries
+    them again. --threads counts for each worker.
+    """
+    from s2d.data.video_folder import holds_videos
     from s2d.data.ytvis import write_ytvis
     from s2d.motion.cache import with_cache
     from s2d.motion.prior import make_prior, parse_options
     from s2d.stages.discover import DiscoverSettings, discover
+    from s2d.stages.discover_dataset import Motion, discover_dataset
     from s2d.stages.job import file_job
+    from s2d.stages.pool import Pool, Shard
     from s2d.stages.propose import load_proposals
     from s2d.stages.workspace import identify
 
+    settings = DiscoverSettings(scoring=scoring)
+    if holds_videos(video):
+        summary, merged = discover_dataset(
+            video,
+            proposals,
+            output,
+            settings,
+            motion=Motion(motion, parse_options(motion_option or []), cache),
+            working_short_side=working_short_side,
+            pool=Pool(workers, threads, ray),
+            shard=None if shard is None else Shard.parse(shard),
+            one2x=one2x,
+            overwrite=overwrite,
+            resume=resume,
+            progress=not quiet,
+        )
+        if not quiet:
+            print("\n" + summary.text() + (f"\n\nkeymasks.json: {merged.text()}" if merged else ""))
+        if summary.failed:
+            where = output / "failed.json"
+            print(
+                f"s2d: {len(summary.failed):,} videos failed: {where} says why; --resume tries again", file=sys.stderr
+            )
+            raise typer.Exit(1)
+        return
+    for name, value in {"--workers": workers, "--ray": ray, "--shard": shard, "--one2x": one2x}.items():
+        if value is not None:
+            raise InputError(f"expected a folder of videos for {name}, got one video: {video}")
     opened = _open(video, short_side=working_short_side)
     masks = load_proposals(proposals, opened)
-    settings = DiscoverSettings(scoring=scoring)
     prior = with_cache(make_prior(motion, **parse_options(motion_option or [])), cache)
     fingerprint = {
         "input": identify(video),
@@ -212,6 +269,26 @@ def discover_command(
     with file_job(output, fingerprint, threads=threads, overwrite=overwrite, resume=resume):
         found = discover(opened, masks, settings, motion=prior, progress=not quiet)
         write_ytvis(output, found, fps=float(opened.fps))
+
+
+@app.command("merge")
+@_said_plainly
+def merge_command(
+    folder: Annotated[Path, typer.Argument(help="YTVIS json files, as discover leaves them.", show_default=False)],
+    output: Output,
+    one2x: One2x = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """One YTVIS json of a folder of them: ids renumbered."""
+    from s2d.stages.merge import list_results, merge
+
+    files = [path for path in list_results(folder) if path.resolve() != output.resolve()]
+    if output.exists() and not overwrite:
+        raise InputError(f"expected a place without results, got {output}: begin again with --overwrite")
+    merged = merge(files, output, one2x=one2x, progress=not quiet)
+    if not quiet:
+        print(merged.text())
 
 
 @app.command("distill")

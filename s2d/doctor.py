@@ -19,6 +19,7 @@ OPTIONAL = [
     ("nvidia.dali", "dali", "decoding video on the GPU"),
     ("cupy", "cupy", "handing masks to CuPy without a copy"),
     ("triton", "triton", "the GPU kernels of the attention and of the losses"),
+    ("ray", "ray", "discovery in thousands of videos on a cluster"),
     ("pycocotools", "test", "the peer that the tests compare masks with"),
     ("pytest_benchmark", "bench", "the benchmark suite"),
 ]

@@ -17,7 +17,7 @@ from s2d.data.video import write_video
 from s2d.data.ytvis import write_ytvis
 from s2d.ops import rle_encode
 
-COMMANDS = ("doctor", "run", "propose", "discover", "distill", "predict", "evaluate")
+COMMANDS = ("doctor", "run", "propose", "discover", "merge", "distill", "predict", "evaluate")
 
 
 @pytest.fixture
@@ -66,6 +66,7 @@ def test_doctor_reports(invoke):
         (("run", "{text}", "--decoder", "dali", "-o", "{out}"), "dali"),
         (("propose", "missing.mp4", "-o", "{out}"), "no such file"),
         (("discover", "missing.mp4", "masks", "-o", "{out}"), "no such file"),
+        (("merge", "missing", "-o", "{out}"), "no folder"),
         (("distill", "missing.mp4", "keymasks.json", "-o", "{out}"), "no such file"),
         (("predict", "missing.mp4", "--weights", "model.pt", "-o", "{out}"), "no such file"),
         (("evaluate", "missing.json", "truth.json"), "no such file"),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +23,7 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
     an error or Ctrl-C the temporary file is gone and ``path`` is what it was.
 
     Raises:
-        InputError: the folder cannot be made or written to, or ``path`` is a folder.
+        InputError: the folder cannot be made or written to, ``path`` is a folder, or the disk is full.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.partial{path.suffix}")
@@ -35,8 +37,21 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
     try:
         yield temporary
         os.replace(temporary, path)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise InputError(f"expected room on the disk for {path}, got: {_reason(error)}") from None
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def abandoned_for(path: Path) -> str | None:
+    """The name of the file that ``path`` was to become, if it is a temporary one of `atomic_write`.
+
+    Who was killed while writing leaves it behind; it is for the next one to delete.
+    """
+    match = re.fullmatch(r"\.(.+)\.[0-9a-f]{8}\.partial(\.[^.]*)?", path.name)
+    return match and match[1] + (match[2] or "")
 
 
 def write_json(path: str | os.PathLike, obj: Any, *, indent: int | None = None) -> None:

@@ -77,6 +77,12 @@ def shortest(value: float | Tensor) -> float:
     return float(np.format_float_scientific(np.float32(value), unique=True))
 
 
+def video_name(video: dict[str, Any], otherwise: str) -> str:
+    """The name of an entry of ``videos``; official ones have it in their file names alone."""
+    files = video.get("file_names") or [""]
+    return video.get("name") or PurePosixPath(files[0]).parent.name or otherwise
+
+
 def _video(video_id: int, tracks: Tracks, fps: float | None) -> dict[str, Any]:
     height, width = tracks.size
     return {
@@ -123,7 +129,7 @@ def _read_video(video: dict, annotations: list[dict]) -> Tracks:
     size = int(video["height"]), int(video["width"])
     files = video.get("file_names") or []
     length = int(video.get("length") or len(files))
-    name = video.get("name") or (PurePosixPath(files[0]).parent.name if files else "") or f"video {video['id']}"
+    name = video_name(video, f"video {video['id']}")
     rle = RLE.cat(_read_tube(annotation, size, length) for annotation in annotations)
     present = [[item is not None for item in annotation["segmentations"]] for annotation in annotations]
     annotated = torch.tensor(present, dtype=torch.bool).reshape(len(annotations), length)

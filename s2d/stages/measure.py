@@ -13,7 +13,7 @@ class Meter:
 
     The kernel keeps the peak of the resident memory of a process (VmHWM) and forgets it on request (5 to
     /proc/self/clear_refs), so that each part gets a peak of its own. Where it cannot (not Linux, or forbidden), the
-    peak is that of the whole process up to now. Memory of child processes is not counted; this program starts none.
+    peak is that of the whole process up to now. Memory of child processes is not counted; `run` starts none.
     """
 
     def __init__(self) -> None:

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+import errno
 import json
 
 import pytest
 
-from s2d.data.files import atomic_write, read_json, write_json
+from s2d.data.files import abandoned_for, atomic_write, read_json, write_json
 from s2d.errors import InputError
 
 
@@ -44,6 +45,26 @@ def test_atomic_write_says_what_is_in_the_way(tmp_path):
         pass
     with pytest.raises(InputError, match="got a folder"), atomic_write(tmp_path):
         pass
+
+
+def test_a_full_disk_is_told_and_other_errors_stay(tmp_path):
+    def write(number):
+        with atomic_write(tmp_path / "x"):
+            raise OSError(number, "No space left on device")
+
+    with pytest.raises(InputError, match=r"expected room on the disk for .*x, got: no space left on device"):
+        write(errno.ENOSPC)
+    with pytest.raises(OSError, match="No space"):
+        write(errno.EIO)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.b.json", "a b.tar.gz", "plain"])
+def test_what_a_killed_writer_leaves_is_known(tmp_path, name):
+    with atomic_write(tmp_path / name) as temporary:
+        assert abandoned_for(temporary) == name
+    assert abandoned_for(tmp_path / name) is None
+    assert abandoned_for(tmp_path / ".hidden.json") is None
 
 
 def test_json_round_trip(tmp_path):

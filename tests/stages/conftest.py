@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import subprocess
+import sys
+import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -99,3 +104,47 @@ def stand_ins(monkeypatch):
     monkeypatch.setattr(run_module, "save_checkpoint", lambda model, path: path.write_text(str(model.seed)))
     monkeypatch.setattr(run_module, "load_checkpoint", lambda path: SimpleNamespace(seed=path.read_text()))
     return state
+
+
+@pytest.fixture
+def pool_here():
+    """In place of a `Pool`: runs tasks in this process; ``seen`` are the names of the last run's."""
+    from s2d.stages._workers import attempt
+
+    state = SimpleNamespace(seen=[], check=lambda: None)
+
+    def run(task, videos):
+        state.seen.clear()
+        for name, source in videos:
+            state.seen.append(name)
+            yield name, attempt(task, name, source)
+
+    state.run = run
+    return state
+
+
+@pytest.fixture
+def processes():
+    """Programs in groups of their own, as those that are started in a terminal: a Ctrl-C reaches all of a group."""
+
+    def start(*arguments):
+        command = [sys.executable, *map(str, arguments)]
+        pipe = subprocess.PIPE
+        return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
+
+    def wait_for(condition, what, seconds=60.0):
+        end = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < end, f"no {what} in {seconds:.0f} s"
+            time.sleep(0.02)
+
+    def are_gone(group):
+        """Whether none of the group runs; one that has ended and that nobody has asked about yet does not."""
+        for status in Path("/proc").glob("[0-9]*/stat"):
+            with contextlib.suppress(OSError):
+                state, _, number = status.read_text().rpartition(")")[2].split()[:3]
+                if int(number) == group and state != "Z":
+                    return False
+        return True
+
+    return SimpleNamespace(start=start, wait_for=wait_for, are_gone=are_gone)
