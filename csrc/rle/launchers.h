@@ -67,7 +67,7 @@ struct Labels {
   int height, width;
 };
 
-// Launchers: device pointers and a cudaStream_t. Definitions in rle.cu and labels.cu.
+// Launchers: device pointers and a cudaStream_t. Definitions in rle.cu, measures.cu and labels.cu.
 
 // What starts in each tile and how many runs start in each part: tiles [masks, strips, tile_rows], part_counts [masks,
 // parts].

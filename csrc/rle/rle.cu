@@ -8,31 +8,10 @@
 //
 // Codes are not examined here, as that would wait for the device: broken ones give some result, and no access outside.
 
-#include "../common/launch.cuh"
-#include "launchers.h"
+#include "walk.cuh"
 
 namespace s2d::rle {
 namespace {
-
-constexpr int kThreads = 256, kWarps = kThreads / kWarp;
-constexpr unsigned kAll = 0xffffffffu;
-
-unsigned grid_for(int64_t threads) { return static_cast<unsigned>(ceil_div(threads, kThreads)); }
-
-// ---- scans ----
-
-__device__ __forceinline__ int lane_id() { return static_cast<int>(threadIdx.x % kWarp); }
-__device__ __forceinline__ int warp_id() { return static_cast<int>(threadIdx.x / kWarp); }
-
-// The sum of a warp's values up to and with this lane's.
-template <typename T>
-__device__ __forceinline__ T warp_scan(T value) {
-  for (int offset = 1; offset < kWarp; offset *= 2) {
-    const T below = __shfl_up_sync(kAll, value, offset);
-    if (lane_id() >= offset) value += below;
-  }
-  return value;
-}
 
 // The largest of a warp's values before this lane's, and of -1.
 __device__ __forceinline__ int largest_before(int value) {
@@ -42,23 +21,6 @@ __device__ __forceinline__ int largest_before(int value) {
   }
   const int before = __shfl_up_sync(kAll, value, 1);
   return lane_id() ? before : -1;
-}
-
-// The sum of a block's values before this thread's, and of all. `sums` is shared, one for each of the block's warps.
-template <int kBlockWarps, typename T>
-__device__ __forceinline__ T block_scan(T value, T* sums, T& total) {
-  const T upto = warp_scan(value);
-  if (lane_id() == kWarp - 1) sums[warp_id()] = upto;
-  __syncthreads();
-  T before = upto - value;
-  total = 0;
-#pragma unroll
-  for (int w = 0; w < kBlockWarps; ++w) {
-    if (w < warp_id()) before += sums[w];
-    total += sums[w];
-  }
-  __syncthreads();
-  return before;
 }
 
 // ---- bits to runs ----
@@ -265,42 +227,6 @@ __global__ void __launch_bounds__(kThreads, 5)
 
 // ---- runs to bits ----
 
-constexpr int kRunsPerThread = 4;
-
-// The runs of one mask, within the bounds of the batch even where offsets are broken.
-struct Runs {
-  __device__ Runs(const DeviceCodes& codes, int64_t mask)
-      : begin(min(max(codes.offsets[mask], int64_t{0}), codes.runs)),
-        end(min(max(codes.offsets[mask + 1], begin), codes.runs)),
-        counts(codes.counts) {}
-
-  // A block walks over all runs: visit(index, start, length), each thread for runs of its own. Stops early once
-  // all that follow start at `stop` or later. Unsigned, so that broken runs wrap around and stay harmless.
-  template <typename Visit>
-  __device__ __forceinline__ void walk(uint32_t stop, uint32_t* sums, const Visit& visit) const {
-    uint32_t carry = 0;
-    for (int64_t chunk = begin; chunk < end && carry < stop; chunk += kThreads * kRunsPerThread) {
-      const int64_t first = chunk + threadIdx.x * kRunsPerThread;
-      uint32_t lengths[kRunsPerThread], sum = 0, total;
-#pragma unroll
-      for (int k = 0; k < kRunsPerThread; ++k) {
-        lengths[k] = first + k < end ? static_cast<uint32_t>(counts[first + k]) : 0;
-        sum += lengths[k];
-      }
-      uint32_t start = carry + block_scan<kWarps>(sum, sums, total);
-#pragma unroll
-      for (int k = 0; k < kRunsPerThread; ++k) {
-        if (first + k < end) visit(first + k - begin, start, lengths[k]);
-        start += lengths[k];
-      }
-      carry += total;
-    }
-  }
-
-  int64_t begin, end;
-  const int32_t* counts;
-};
-
 // The parity of the bits below each bit.
 __device__ __forceinline__ uint64_t parity_below(uint64_t bits) {
   uint64_t upto = bits;
@@ -382,107 +308,6 @@ __global__ void __launch_bounds__(kThreads, 6) decode_kernel(DeviceCodes codes, 
   }
 }
 
-// ---- what can be read off runs ----
-
-// A block owns a mask. Reads 4 bytes a run.
-__global__ void area_kernel(DeviceCodes codes, int64_t* area) {
-  __shared__ unsigned long long total;
-  const int64_t mask = blockIdx.x;
-  const Runs runs(codes, mask);
-  if (threadIdx.x == 0) total = 0;
-  __syncthreads();
-  int64_t sum = 0;
-  for (int64_t r = runs.begin + 1 + 2 * threadIdx.x; r < runs.end; r += 2 * kThreads) sum += runs.counts[r];
-  sum = warp_sum(sum);
-  if (lane_id() == 0) atomicAdd(&total, static_cast<unsigned long long>(sum));
-  __syncthreads();
-  if (threadIdx.x == 0) area[mask] = static_cast<int64_t>(total);
-}
-
-// A block owns a mask; shared atomics join what its warps have seen. Reads 4 bytes a run.
-__global__ void bbox_kernel(DeviceCodes codes, const int32_t* sizes, int64_t* boxes) {
-  __shared__ int left, top, right, bottom;
-  __shared__ uint32_t sums[kWarps];
-  const int64_t mask = blockIdx.x;
-  const int height = max(sizes[2 * mask], 1);
-  if (threadIdx.x == 0) {
-    left = top = 0x7fffffff;
-    right = bottom = -1;
-  }
-  int least_x = 0x7fffffff, least_y = 0x7fffffff, most_x = -1, most_y = -1;
-  const Runs runs(codes, mask);
-  runs.walk(~0u, sums, [&](int64_t index, uint32_t start, uint32_t length) {
-    if (index % 2 == 0 || length == 0) return;
-    const uint32_t last = start + length - 1, rows = static_cast<uint32_t>(height);
-    const int first_x = static_cast<int>(start / rows), last_x = static_cast<int>(last / rows);
-    // A run that goes on into the next column covers a column's end and another's start.
-    const bool wraps = first_x != last_x;
-    least_x = min(least_x, first_x);
-    most_x = max(most_x, last_x);
-    least_y = min(least_y, wraps ? 0 : static_cast<int>(start % rows));
-    most_y = max(most_y, wraps ? height - 1 : static_cast<int>(last % rows));
-  });
-  __syncthreads();
-  least_x = __reduce_min_sync(kAll, least_x);
-  least_y = __reduce_min_sync(kAll, least_y);
-  most_x = __reduce_max_sync(kAll, most_x);
-  most_y = __reduce_max_sync(kAll, most_y);
-  if (lane_id() == 0) {
-    atomicMin(&left, least_x);
-    atomicMin(&top, least_y);
-    atomicMax(&right, most_x);
-    atomicMax(&bottom, most_y);
-  }
-  __syncthreads();
-  if (threadIdx.x == 0) {
-    const bool empty = right < 0;
-    int64_t* box = boxes + mask * 4;
-    box[0] = empty ? 0 : left;
-    box[1] = empty ? 0 : top;
-    box[2] = empty ? 0 : right - left + 1;
-    box[3] = empty ? 0 : bottom - top + 1;
-  }
-}
-
-// ---- several masks at once ----
-
-// A thread owns a word of a mask, which it adds to its group's; an OR or an AND does not depend on the order. Reads 1/8
-// byte a pixel; words that would change nothing go no further.
-__global__ void merge_kernel(const uint64_t* words, const int64_t* groups, const int32_t* sizes,
-                             unsigned long long* merged, int32_t* group_sizes, int64_t masks, int64_t number_of_groups,
-                             int64_t words_per_mask, bool intersect) {
-  const int64_t at = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
-  if (at >= masks * words_per_mask) return;
-  const int64_t mask = at / words_per_mask, place = at - mask * words_per_mask, group = groups[mask];
-  if (group < 0 || group >= number_of_groups) return;
-  if (place == 0) {
-    for (int k = 0; k < 2; ++k) atomicMax(group_sizes + 2 * group + k, sizes[2 * mask + k]);
-  }
-  const uint64_t word = words[at];
-  if (word == (intersect ? ~uint64_t{0} : 0)) return;
-  if (intersect) {
-    atomicAnd(merged + group * words_per_mask + place, word);
-  } else {
-    atomicOr(merged + group * words_per_mask + place, word);
-  }
-}
-
-// A thread owns a pair.
-__global__ void ratio_kernel(const int64_t* shared, const int64_t* area_a, const int64_t* area_b, const bool* crowd,
-                             double* iou, int64_t n, int64_t m, int64_t frames, bool mirrored) {
-  const int64_t pair = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
-  if (pair >= n * m) return;
-  const int64_t i = pair / m, j = pair % m;
-  const int64_t both = mirrored && i > j ? shared[j * m + i] : shared[pair];
-  int64_t whole = 0;
-  for (int64_t t = 0; t < frames; ++t) whole += area_a[i * frames + t];
-  if (!crowd || !crowd[j]) {
-    for (int64_t t = 0; t < frames; ++t) whole += area_b[j * frames + t];
-    whole -= both;
-  }
-  iou[pair] = both ? static_cast<double>(both) / static_cast<double>(whole) : 0.0;
-}
-
 }  // namespace
 
 void launch_count(const uint64_t* words, TileRuns* tiles, int32_t* part_counts, const Tiling& tiling, void* stream) {
@@ -503,30 +328,6 @@ void launch_write(const uint64_t* words, const TileRuns* tiles, const int64_t* o
 void launch_decode(const DeviceCodes& codes, uint64_t* words, const Tiling& tiling, void* stream) {
   launch("rle_decode", decode_kernel, static_cast<unsigned>(tiling.masks * tiling.groups), kThreads, stream, codes,
          words, tiling);
-}
-
-void launch_area(const DeviceCodes& codes, int64_t* area, void* stream) {
-  if (codes.masks == 0) return;
-  launch("rle_area", area_kernel, static_cast<unsigned>(codes.masks), kThreads, stream, codes, area);
-}
-
-void launch_bbox(const DeviceCodes& codes, const int32_t* sizes, int64_t* boxes, void* stream) {
-  if (codes.masks == 0) return;
-  launch("rle_bbox", bbox_kernel, static_cast<unsigned>(codes.masks), kThreads, stream, codes, sizes, boxes);
-}
-
-void launch_merge(const uint64_t* words, const int64_t* groups, const int32_t* sizes, uint64_t* merged,
-                  int32_t* group_sizes, int64_t masks, int64_t number_of_groups, int64_t words_per_mask, bool intersect,
-                  void* stream) {
-  launch("rle_merge", merge_kernel, grid_for(masks * words_per_mask), kThreads, stream, words, groups, sizes,
-         reinterpret_cast<unsigned long long*>(merged), group_sizes, masks, number_of_groups, words_per_mask,
-         intersect);
-}
-
-void launch_ratio(const int64_t* shared, const int64_t* area_a, const int64_t* area_b, const bool* crowd, double* iou,
-                  int64_t n, int64_t m, int64_t frames, bool mirrored, void* stream) {
-  launch("rle_iou", ratio_kernel, grid_for(n * m), kThreads, stream, shared, area_a, area_b, crowd, iou, n, m, frames,
-         mirrored);
 }
 
 }  // namespace s2d::rle
