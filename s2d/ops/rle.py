@@ -25,12 +25,9 @@ _LABEL_DTYPES = (torch.uint8, torch.int8, torch.int16, torch.uint16, torch.int32
 def _one_size(op: str, *batches: RLE) -> tuple[int, int]:
     """The size that all masks of some batches, of which one is not empty, have in common."""
     sizes = batches[0].sizes if len(batches) == 1 else torch.cat([rle.sizes for rle in batches])
-    if len(sizes) == 1:
-        return tuple(sizes[0].tolist())
-    least, most = (size.tolist() for size in sizes.aminmax(dim=0))
-    if least != most:
+    if len(sizes) > 1 and bool((sizes != sizes[0]).any()):
         raise ValueError(f"s2d::{op}: expected masks of one size, got {sizes.unique(dim=0).tolist()}")
-    return least[0], least[1]
+    return tuple(sizes[0].tolist())
 
 
 def _sizes(size: tuple[int, int] | Tensor, number: int, op: str, device: torch.device | None = None) -> Tensor:
