@@ -30,6 +30,7 @@ struct Bounds {
 
  private:
   static float largest(int64_t size) {
+    if (size == 0) return -1.0f;
     const float half = static_cast<float>(size) - 0.5f;
     return size % 2 ? half : std::nextafter(half, 0.0f);
   }
@@ -51,7 +52,7 @@ S2D_HOST_DEVICE int32_t nearest_pixel(const Bounds& bounds, Vector p) {
   return nearest(p.y) * bounds.width + nearest(p.x);
 }
 
-// (dx, dy) of one pixel, in one load of eight bytes. A GPU needs flow to begin at a multiple of eight bytes for it.
+// (dx, dy) of one pixel, in one load. A GPU needs flow to begin at a multiple of its size for it.
 S2D_HOST_DEVICE Vector flow_at(const float* flow, int32_t pixel) {
 #if defined(__CUDA_ARCH__)
   const float2 both = __ldg(reinterpret_cast<const float2*>(flow) + pixel);
@@ -65,6 +66,38 @@ S2D_HOST_DEVICE Vector flow_at(const float* flow, int32_t pixel) {
   __builtin_memcpy(&result.y, &high, 4);
   return result;
 #endif
+}
+
+// float16, which not every compiler of ours has a type for.
+struct Half {
+  uint16_t bits;
+};
+
+S2D_HOST_DEVICE float widened(Half half) {
+  float value;
+#if defined(__CUDACC__) && defined(__CUDA_ARCH__)
+  asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(half.bits));
+#else
+  const uint32_t magnitude = half.bits & 0x7fffu, sign = static_cast<uint32_t>(half.bits & 0x8000u) << 16;
+  const uint32_t shifted = magnitude << 13;
+  __builtin_memcpy(&value, &shifted, 4);
+  value *= 0x1p112f;  // the difference of the exponents' biases; subnormal numbers become normal
+  uint32_t bits;
+  __builtin_memcpy(&bits, &value, 4);
+  bits |= sign | (magnitude >= 0x7c00u ? 0x7f800000u : 0);
+  __builtin_memcpy(&value, &bits, 4);
+#endif
+  return value;
+}
+
+S2D_HOST_DEVICE Vector flow_at(const Half* flow, int32_t pixel) {
+  uint32_t both;
+#if defined(__CUDA_ARCH__)
+  both = __ldg(reinterpret_cast<const uint32_t*>(flow) + pixel);
+#else
+  __builtin_memcpy(&both, flow + 2 * static_cast<int64_t>(pixel), 4);
+#endif
+  return {widened({static_cast<uint16_t>(both)}), widened({static_cast<uint16_t>(both >> 16)})};
 }
 
 S2D_HOST_DEVICE float clamped(float x, float last) {
@@ -83,17 +116,32 @@ S2D_HOST_DEVICE Vector clamped_to(const Bounds& bounds, Vector p) {
 
 S2D_HOST_DEVICE float between(float a, float b, float share) { return a + (b - a) * share; }
 
-// Bilinear flow at a position, the border repeated outside.
-S2D_HOST_DEVICE Vector lookup(const float* flow, const Bounds& bounds, Vector p) {
+// The four pixels that a position in the frame lies between, the border repeated, and its place among them.
+struct Cell {
+  int32_t first, right, below;  // the upper left pixel, and how far the others are from it
+  float fx, fy;
+};
+
+S2D_HOST_DEVICE Cell cell_of(const Bounds& bounds, Vector p) {
   const Vector at = clamped_to(bounds, p);
   const int32_t left = static_cast<int32_t>(at.x), top = static_cast<int32_t>(at.y);
-  const float fx = at.x - static_cast<float>(left), fy = at.y - static_cast<float>(top);
-  const int32_t first = top * bounds.width + left;
-  const int32_t right = left + 1 < bounds.width ? 1 : 0, below = top + 1 < bounds.height ? bounds.width : 0;
-  const Vector a = flow_at(flow, first), b = flow_at(flow, first + right);
-  const Vector c = flow_at(flow, first + below), d = flow_at(flow, first + below + right);
-  return {between(between(a.x, b.x, fx), between(c.x, d.x, fx), fy),
-          between(between(a.y, b.y, fx), between(c.y, d.y, fx), fy)};
+  return {top * bounds.width + left, left + 1 < bounds.width ? 1 : 0, top + 1 < bounds.height ? bounds.width : 0,
+          at.x - static_cast<float>(left), at.y - static_cast<float>(top)};
+}
+
+// Flow of float or Half, bilinear.
+template <typename Value>
+S2D_HOST_DEVICE Vector interpolated(const Value* flow, const Cell& cell) {
+  const Vector a = flow_at(flow, cell.first), b = flow_at(flow, cell.first + cell.right);
+  const Vector c = flow_at(flow, cell.first + cell.below), d = flow_at(flow, cell.first + cell.below + cell.right);
+  return {between(between(a.x, b.x, cell.fx), between(c.x, d.x, cell.fx), cell.fy),
+          between(between(a.y, b.y, cell.fx), between(c.y, d.y, cell.fx), cell.fy)};
+}
+
+// Bilinear flow at a position, the border repeated outside.
+template <typename Value>
+S2D_HOST_DEVICE Vector lookup(const Value* flow, const Bounds& bounds, Vector p) {
+  return interpolated(flow, cell_of(bounds, p));
 }
 
 // |f + b|^2 <= 0.01 (|f|^2 + |b|^2) + 0.5; false where one of them is not finite.

@@ -1,4 +1,4 @@
-// point_tracks: one step of a point, shared by the CPU and GPU kernels, and the rule of its grids.
+// point_tracks: one step of a point and the rule of a mask's grids, shared by the CPU and GPU kernels.
 #pragma once
 
 #include <cstdint>
@@ -20,6 +20,11 @@ S2D_HOST_DEVICE Step advance(const float* flow, const float* reverse, const Boun
   return {there, seen};
 }
 
+// Lines of a mask's two grids, as the operator takes them, and how many points make a grid fine enough.
+struct Grids {
+  int64_t visibility, least, most, area_per_line, least_points;
+};
+
 // Centre of a cell of a grid of `lines` over `size` pixels.
 S2D_HOST_DEVICE float grid_line(int64_t index, int64_t lines, int64_t size) {
   const float scale = static_cast<float>(static_cast<double>(size) / static_cast<double>(lines));
@@ -27,9 +32,9 @@ S2D_HOST_DEVICE float grid_line(int64_t index, int64_t lines, int64_t size) {
 }
 
 // Lines of a mask's grid for what it covers.
-S2D_HOST_DEVICE int64_t cover_lines(int64_t area, int64_t least, int64_t most, int64_t area_per_line) {
-  const int64_t wanted = area / area_per_line < most ? area / area_per_line : most;
-  return wanted > least ? wanted : least;
+S2D_HOST_DEVICE int64_t cover_lines(const Grids& grids, int64_t area) {
+  const int64_t wanted = area / grids.area_per_line < grids.most ? area / grids.area_per_line : grids.most;
+  return wanted > grids.least ? wanted : grids.least;
 }
 
 }  // namespace s2d::point_tracks

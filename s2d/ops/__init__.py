@@ -6,7 +6,7 @@ from s2d.ops.flow_warp_iou import WarpCounts, flow_compose, flow_consistency, fl
 from s2d.ops.mask_cost import mask_cost
 from s2d.ops.masked_attention import attention_mask, attention_mask_from_features, masked_attention
 from s2d.ops.ms_deform_attn import ms_deform_attn
-from s2d.ops.point_tracks import PointTracks, TrackCoverage, track_coverage, track_points
+from s2d.ops.point_tracks import PointTracks, TrackCoverage, coverage_of_tracks, track_coverage, track_points
 from s2d.ops.rle import RLE, rle_area, rle_bbox, rle_decode, rle_encode, rle_iou
 from s2d.ops.temporal_drop_loss import temporal_drop_loss
 
@@ -19,6 +19,7 @@ __all__ = [
     "attention_mask",
     "attention_mask_from_features",
     "connected_components",
+    "coverage_of_tracks",
     "fill_holes",
     "flow_compose",
     "flow_consistency",

@@ -12,7 +12,7 @@ from s2d.ops._dispatch import Room
 from s2d.ops.bitmask import BitMasks, as_bits, unpack_masks
 from s2d.ops.reference import point_tracks as reference
 
-ROOM = Room("point_tracks", kernels=("cpu",))
+ROOM = Room("point_tracks", kernels=("cpu", "cuda"))
 
 
 class PointTracks(NamedTuple):
@@ -60,7 +60,8 @@ def track_points(
 
     Raises:
         TypeError: another dtype.
-        ValueError: shapes that do not fit together, or a frame outside the scene.
+        ValueError: shapes that do not fit together, or a frame outside the scene (on CUDA, where looking would wait for
+            the device, such a point is visible nowhere).
 
     Not differentiable.
     """
@@ -116,11 +117,13 @@ def track_coverage(
         impl: ``"native"`` or ``"reference"``; None chooses for the device.
 
     Returns:
-        `TrackCoverage`; memory is linear in the pairs that overlap.
+        `TrackCoverage`; memory is linear in the pairs that overlap. On CUDA the call waits for the device once, for the
+        number of pairs.
 
     Raises:
         TypeError: another dtype.
-        ValueError: shapes that do not fit together, frames that do not ascend or lie outside the scene.
+        ValueError: shapes that do not fit together, frames that do not ascend or lie outside the scene (on CUDA the
+            latter two are a RuntimeError, as they come to light with the result).
 
     Source: arXiv 2512.14440, where CoTracker carries the points. Not differentiable. Split a video at scene cuts first.
     """
@@ -136,9 +139,7 @@ def track_coverage(
     if min(grid, *cover_grid, area_per_line, least_points) < 1:
         least = min(grid, *cover_grid, area_per_line, least_points)
         raise ValueError(f"s2d::track_coverage: expected grids and counts of at least 1, got {least}")
-    _check_frames(frames, "frames", len(forward) + 1, "track_coverage")
-    if not torch.compiler.is_compiling() and bool((frames.diff() < 0).any()):
-        raise ValueError("s2d::track_coverage: expected frames ascending, got " + str(frames.tolist()[:20]))
+    _check_frames(frames, "frames", len(forward) + 1, "track_coverage", ascending=True)
     if ROOM.choose(bits.device, impl) == "reference":
         dense = unpack_masks(bits, impl="reference")
         return TrackCoverage(
@@ -170,6 +171,74 @@ def track_coverage(
     )
 
 
+def coverage_of_tracks(
+    masks: BitMasks | Tensor,
+    frames: Tensor,
+    tracks: Tensor,
+    visible: Tensor,
+    *,
+    threshold: float = 0.25,
+    impl: str | None = None,
+) -> TrackCoverage:
+    """What discovery asks of the points of every mask, from one dense set of tracks that a point tracker gave.
+
+    The points of mask i are those visible in its own frame whose nearest pixel there lies in it.
+    ``visibility[i, t]`` = share of them visible in frame t. For each mask j of frame t: ``c[i, j]`` = share of those
+    of them in the frame, counted once per pixel, that land in mask j.
+
+    Two things differ from `track_coverage`. The points are the tracker's, the same for all masks, where that one lays
+    grids into each mask: a mask no point falls into has visibility 0 and no pairs, so the tracker's grid has to be
+    finer than the smallest mask that matters. And ``c`` counts occluded points where the tracker takes them to be, as
+    the paper does: a tracker carries a point on behind what hides it, flow loses it there.
+
+    Args:
+        masks: `BitMasks`, or bool or uint8, ``[N, H, W]``: all masks of a scene.
+        frames: int64 ``[N]``, ascending, in [0, T): the frame of each.
+        tracks: float32 ``[G, T, 2]``: (x, y) in pixels of the masks, pixel centres at integers. A place that is not
+            known (before an online tracker started the point, say) is NaN, which lies in no frame.
+        visible: bool ``[G, T]``; a point outside the frame is not visible whatever stands here.
+        threshold: pairs with c at most this are left out.
+        impl: ``"native"`` or ``"reference"``; None chooses for the device.
+
+    Returns:
+        `TrackCoverage`; memory is linear in the tracks, the points in masks and the pairs that overlap.
+
+    Raises:
+        TypeError: another dtype.
+        ValueError: shapes that do not fit together, frames that do not ascend or lie outside the scene.
+
+    Source: arXiv 2512.14440, where the tracker runs once for each mask. Not differentiable.
+    """
+    bits = as_bits(masks, "masks", "coverage_of_tracks")
+    if frames.dtype != torch.int64 or tracks.dtype != torch.float32 or visible.dtype != torch.bool:
+        raise TypeError(
+            f"s2d::coverage_of_tracks: expected frames int64, tracks float32 and visible bool, "
+            f"got {frames.dtype}, {tracks.dtype} and {visible.dtype}"
+        )
+    if len(bits.shape) != 3 or frames.shape != bits.words.shape[:1]:
+        raise ValueError(
+            f"s2d::coverage_of_tracks: expected masks [N, H, W] and frames [N], "
+            f"got {list(bits.shape)} and {list(frames.shape)}"
+        )
+    if tracks.dim() != 3 or tracks.shape[2] != 2 or visible.shape != tracks.shape[:2]:
+        raise ValueError(
+            f"s2d::coverage_of_tracks: expected tracks [G, T, 2] and visible [G, T], "
+            f"got {list(tracks.shape)} and {list(visible.shape)}"
+        )
+    _check_frames(frames, "frames", tracks.shape[1], "coverage_of_tracks", ascending=True)
+    tracks = tracks.detach()
+    if ROOM.choose(bits.device, impl) == "reference":
+        dense = unpack_masks(bits, impl="reference")
+        return TrackCoverage(*reference.coverage_of_tracks(dense, frames, tracks, visible, threshold))
+    # Frame by frame, as the kernel works; no copy of what `track_points` gave.
+    places, flags = tracks.transpose(0, 1).contiguous(), visible.T.contiguous().view(torch.uint8)
+    return TrackCoverage(
+        *torch.ops.s2d.coverage_of_tracks(
+            bits.words.contiguous(), bits.width, frames.contiguous(), places, flags, threshold
+        )
+    )
+
+
 def _as_scene(forward: Tensor, backward: Tensor, op: str) -> tuple[Tensor, Tensor]:
     """Both flows of a scene: float32 or float16, contiguous (float16 is converted one frame at a time, inside)."""
     for name, flow in (("forward", forward), ("backward", backward)):
@@ -185,13 +254,15 @@ def _as_scene(forward: Tensor, backward: Tensor, op: str) -> tuple[Tensor, Tenso
     return forward.detach().contiguous(), backward.detach().contiguous()
 
 
-def _check_frames(frames: Tensor, argument: str, length: int, op: str) -> None:
-    # A traced function knows no values: the kernel checks them again.
-    if torch.compiler.is_compiling() or frames.numel() == 0:
+def _check_frames(frames: Tensor, argument: str, length: int, op: str, ascending: bool = False) -> None:
+    # A traced function knows no values, and on a GPU they are far away: the kernel checks them again.
+    if torch.compiler.is_compiling() or frames.is_cuda or frames.numel() == 0:
         return
     first, last = int(frames.min()), int(frames.max())
     if first < 0 or last >= length:
         raise ValueError(f"s2d::{op}: expected {argument} in [0, {length}), got {first if first < 0 else last}")
+    if ascending and bool((frames.diff() < 0).any()):
+        raise ValueError(f"s2d::{op}: expected {argument} ascending, got {frames.tolist()[:20]}")
 
 
 @_native.fake("track_points")
@@ -214,9 +285,20 @@ def _(
     least_points: int,
     threshold: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return _fake_coverage(words, forward.shape[0] + 1)
+
+
+@_native.fake("coverage_of_tracks")
+def _(
+    words: Tensor, width: int, frames: Tensor, tracks: Tensor, visible: Tensor, threshold: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return _fake_coverage(words, tracks.shape[0])
+
+
+def _fake_coverage(words: Tensor, length: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     pairs = torch.library.get_ctx().new_dynamic_size()
     return (
-        words.new_empty((words.shape[0], forward.shape[0] + 1), dtype=torch.float32),
+        words.new_empty((words.shape[0], length), dtype=torch.float32),
         words.new_empty(words.shape[0] + 1),
         words.new_empty(pairs),
         words.new_empty(pairs, dtype=torch.float32),

@@ -79,18 +79,51 @@ def coverage(
         carried, seen = tracks(points, frames[index].expand(len(points)), forward, backward)
         for t, others in enumerate(of_frame):
             x, y = carried[seen[:, t], t].unbind(-1)
-            pixels = nearest_index(x, y, height, width)[0].unique()
-            if len(pixels) == 0 or len(others) == 0:
-                continue
-            share = (masks[others].flatten(1)[:, pixels].double().sum(1) / len(pixels)).float()
-            covered = share > threshold
-            columns.append(others[covered])
-            values.append(share[covered])
+            covered, share = _covered(masks, others, nearest_index(x, y, height, width)[0], threshold)
+            columns.append(covered)
+            values.append(share)
         offsets.append(sum(len(c) for c in columns))
-    empty = frames.new_zeros(0)
+    return visibility, *_compressed(offsets, columns, values, frames, visibility)
+
+
+def coverage_of_tracks(
+    masks: Tensor, frames: Tensor, tracks: Tensor, visible: Tensor, threshold: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The same of bool masks ``[N, H, W]`` and given tracks ``[G, T, 2]``, visible ``[G, T]``."""
+    number, (height, width), length = len(masks), masks.shape[1:], tracks.shape[1]
+    pixels, within = nearest_index(*tracks.unbind(-1), height, width)
+    seen = visible & within
+    visibility = torch.zeros(number, length, device=masks.device)
+    columns, values, offsets = [], [], [0]
+    for index, (mask, frame) in enumerate(zip(masks, frames.tolist(), strict=True)):
+        candidates = seen[:, frame].nonzero().flatten()
+        members = candidates[mask.flatten()[pixels[candidates, frame]]]
+        if len(members):
+            visibility[index] = (seen[members].double().sum(0) / len(members)).float()
+        for t in range(length):
+            others = (frames == t).nonzero().flatten()
+            covered, share = _covered(masks, others, pixels[members, t][within[members, t]], threshold)
+            columns.append(covered)
+            values.append(share)
+        offsets.append(sum(len(c) for c in columns))
+    return visibility, *_compressed(offsets, columns, values, frames, visibility)
+
+
+def _covered(masks: Tensor, others: Tensor, pixels: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
+    """Which of the masks ``others`` hold more than a share of the distinct pixels, and what share."""
+    distinct = pixels.unique()
+    if len(distinct) == 0:
+        return others[:0], masks.new_zeros(0, dtype=torch.float32)
+    share = (masks[others].flatten(1)[:, distinct].double().sum(1) / len(distinct)).float()
+    covered = share > threshold
+    return others[covered], share[covered]
+
+
+def _compressed(
+    offsets: list[int], columns: list[Tensor], values: list[Tensor], frames: Tensor, visibility: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     return (
-        visibility,
-        torch.tensor(offsets, device=masks.device),
-        torch.cat([empty, *columns]),
+        torch.tensor(offsets, device=frames.device),
+        torch.cat([frames.new_zeros(0), *columns]),
         torch.cat([visibility.new_zeros(0), *values]),
     )
