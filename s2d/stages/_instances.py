@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,40 +41,53 @@ def instance_score(masks: np.ndarray, scores: np.ndarray, length: int) -> float:
     return float(scores[masks].mean() * (len(masks) / length) ** 0.5)
 
 
-def likeness(a: np.ndarray, b: np.ndarray, agreement: Agreement) -> float:
-    """Mean IoU of the masks of two instances, over the pairs that can be compared; 0 without any."""
-    part = np.ix_(a, b)
-    comparable = agreement.comparable[part]
-    return float(agreement.iou[part][comparable].mean()) if comparable.any() else 0.0
-
-
 def join_duplicates(
-    groups: list[Group], frames: np.ndarray, agreement: Agreement, length: int, threshold: float
+    groups: list[Group], agreement: Agreement, length: int, threshold: float, choice: np.ndarray
 ) -> list[Instance]:
     """Instances from groups: the two most alike are joined while their likeness is greater than ``threshold``.
 
+    The likeness of two instances is the mean IoU over the pairs of their masks that can be compared, 0 without any.
+
     Args:
         groups: from `s2d.stages._linkage` or `s2d.stages._grouping`.
-        frames: int64 ``[N]``: the frame of each mask.
-        agreement: of the N masks; its scores choose where a frame has several.
+        agreement: of the N masks.
         length: T, frames of the scene.
-        threshold: in (0, 1].
+        threshold: in (0, 1]; at 1 nothing is joined.
+        choice: float64 ``[N]``: where a frame has several masks, the one with the highest value stays.
     """
-    members = [one_per_frame(group.masks, frames, agreement.scores) for group in groups]
+    frames, number = agreement.frames, len(groups)
+    members = [one_per_frame(group.masks, frames, choice) for group in groups]
     ranges = [group.ranges for group in groups]
-    alike = np.zeros((len(members), len(members)))
-    for i in range(len(members)):
-        for j in range(i):
-            alike[i, j] = likeness(members[i], members[j], agreement)
-    while alike.size and alike.max() > threshold:
-        i, j = np.unravel_index(int(alike.argmax()), alike.shape)
-        members[j] = one_per_frame(np.union1d(members[i], members[j]), frames, agreement.scores)
-        ranges[j] = join_ranges(ranges[i], ranges[j])
+    # Masks that no instance holds belong to one more, which is left out of account.
+    owner = np.full(len(frames), number)
+    for n, masks in enumerate(members):
+        owner[masks] = n
+    # Joins that may be due, the most alike first; one counts if both sides are still what they were.
+    due: list[tuple[float, int, int, int, int]] = []
+    changes = [0] * number
+
+    def note(n: int) -> None:
+        total, count = (np.bincount(owner, x, minlength=number + 1)[:number] for x in agreement.with_every(members[n]))
+        alike = total / np.maximum(count, 1)
+        alike[n] = 0
+        for other in np.flatnonzero(alike > threshold).tolist():
+            i, j = max(n, other), min(n, other)
+            heapq.heappush(due, (-float(alike[other]), i, j, changes[i], changes[j]))
+
+    for n in range(number):
+        note(n)
+    while due:
+        _, i, j, *seen = heapq.heappop(due)
+        if seen != [changes[i], changes[j]]:
+            continue
+        owner[members[i]] = owner[members[j]] = number
+        members[j] = one_per_frame(np.union1d(members[i], members[j]), frames, choice)
         members[i] = members[i][:0]
-        alike[i, :] = alike[:, i] = 0
-        for k in range(len(members)):
-            if k != j and len(members[k]):
-                alike[max(j, k), min(j, k)] = likeness(members[j], members[k], agreement)
+        owner[members[j]] = j
+        ranges[j] = join_ranges(ranges[i], ranges[j])
+        changes[i] += 1
+        changes[j] += 1
+        note(j)
     return [
         Instance(masks, spans, instance_score(masks, agreement.scores, length))
         for masks, spans in zip(members, ranges, strict=True)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -27,8 +29,16 @@ from s2d.stages._instances import Instance, continue_instances, join_duplicates,
 from s2d.stages._linkage import linkage_groups
 from s2d.stages._scenes import split_scenes
 from s2d.stages.discover import DiscoverSettings, discover
+from s2d.stages.job import use_threads
 
 SIZE = (64, 112)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Frames are so small that threads would only wait for each other."""
+    with use_threads(1):
+        yield
 
 
 def texture(seed: int, height: int = SIZE[0], width: int = SIZE[1]) -> np.ndarray:
@@ -296,12 +306,14 @@ def test_agreement_of_masks_that_stand_still_is_their_iou():
     visible = (coverage.visibility > 0.3).numpy()
     assert visible.all()
     points = trajectory_agreement(cover_matrix(coverage), visible, frames.numpy())
-    assert np.allclose(points.iou, truth, atol=1e-6)
-    assert points.comparable.all()
+    everything = np.arange(12)
+    assert np.allclose(points.iou.toarray(), truth, atol=1e-6)
+    assert points.comparable(everything, everything).all()
     pixels = flow_agreement(pack_masks(dense), frames.numpy(), *flows, (1, 2, 5), 0.1)
     apart = (frames[:, None] - frames[None, :]).abs().numpy()
-    assert np.array_equal(pixels.comparable, np.isin(apart, (1, 2, 5)))
-    assert np.allclose(pixels.iou, np.where(pixels.comparable, truth, 0), atol=1e-6)
+    near = np.isin(apart, (1, 2, 5))
+    assert np.array_equal(pixels.comparable(everything, everything), near)
+    assert np.allclose(pixels.iou.toarray(), np.where(near, truth, 0), atol=1e-6)
     for i in range(12):
         offsets = [t for t in range(6) if abs(t - int(frames[i])) in (1, 2, 5)]
         best = [truth[i][frames.numpy() == t].max() for t in offsets]
@@ -351,7 +363,7 @@ def test_dbscan_equals_sklearn_row_by_row(number, length, kinds, eps, min_sample
     rng = np.random.default_rng(seed)
     prototypes = rng.random((kinds, length)) < 0.5
     rows = prototypes[rng.integers(0, kinds, number)] ^ (rng.random((number, length)) < 0.1)
-    labels = dbscan(rows, eps, min_samples)
+    labels = dbscan(sparse.csr_array(rows), eps, min_samples)
     if number == 0:
         assert labels.shape == (0,)
         return
@@ -412,7 +424,7 @@ def test_paper_grouping_equals_its_restatement(seed):
     covers = sparse.csr_array(cover)
     groups = []
     for group in visibility_groups(gamma > 0.3, frames, 0.2, 5, 0.3):
-        groups += temporal_groups(group, covers, frames, 0.5)
+        groups += temporal_groups(group, covers, frames, 0.5, DiscoverSettings().match_density)
     assert [(group.masks.tolist(), group.ranges) for group in groups] == paper_restated(gamma, cover, frames)
 
 
@@ -427,8 +439,9 @@ def test_runs():
 def agreement_of(owner: np.ndarray, frames: np.ndarray, reach: int, inside: float = 0.8) -> Agreement:
     """Masks of one object agree by ``inside``, and are comparable up to ``reach`` frames apart."""
     same = owner[:, None] == owner[None, :]
-    near = np.abs(frames[:, None] - frames[None, :]) <= reach
-    return Agreement(np.where(same, inside, 0.0), near, np.linspace(0.5, 0.6, len(owner)))
+    sees = np.abs(frames[:, None] - np.arange(frames.max() + 1)) <= reach
+    iou = np.where(same & sees[:, frames], inside, 0.0)
+    return Agreement(sparse.csr_array(iou), (sees,), frames, np.linspace(0.5, 0.6, len(owner)))
 
 
 def test_linkage_hands_agreement_on():
@@ -447,17 +460,19 @@ def test_linkage_keeps_apart_what_disagrees_where_it_is_comparable():
     frames = np.arange(12)
     owner = np.array([0, 1] * 6)
     agreement = agreement_of(owner, frames, 12)
-    agreement.iou[4, :] = agreement.iou[:, 4] = 0.5
+    iou = agreement.iou.toarray()
+    iou[4, :] = iou[:, 4] = 0.5
+    agreement = dataclasses.replace(agreement, iou=sparse.csr_array(iou))
     groups = linkage_groups(agreement, np.ones((12, 12), dtype=bool), 0.4)
     assert sorted(len(group.masks) for group in groups) == [6, 6]
     assert all(len(set(owner[group.masks])) == 1 for group in groups)
 
 
 def test_linkage_of_nothing():
-    nothing = Agreement(np.zeros((0, 0)), np.zeros((0, 0), dtype=bool), np.zeros(0))
-    assert linkage_groups(nothing, np.zeros((0, 4), dtype=bool), 0.4) == []
-    alone = Agreement(np.eye(3), np.ones((3, 3), dtype=bool), np.zeros(3))
-    assert linkage_groups(alone, np.ones((3, 4), dtype=bool), 0.4) == []
+    for number in (0, 3):
+        sees = np.ones((number, 4), dtype=bool)
+        alone = Agreement(sparse.csr_array(np.eye(number)), (sees,), np.arange(number), np.zeros(number))
+        assert linkage_groups(alone, sees, 0.4) == []
 
 
 def test_one_mask_a_frame():
@@ -470,8 +485,8 @@ def test_duplicates_become_one_instance():
     frames = np.repeat(np.arange(6), 2)
     agreement = agreement_of(np.zeros(12, dtype=int), frames, 6)
     groups = [Group(np.arange(0, 12, 2), ((0, 2),)), Group(np.arange(1, 12, 2), ((3, 5),))]
-    assert len(join_duplicates(groups, frames, agreement, 6, 0.9)) == 2
-    (instance,) = join_duplicates(groups, frames, agreement, 6, 0.5)
+    assert len(join_duplicates(groups, agreement, 6, 0.9, agreement.scores)) == 2
+    (instance,) = join_duplicates(groups, agreement, 6, 0.5, agreement.scores)
     assert instance.masks.tolist() == list(range(1, 12, 2))
     assert instance.ranges == ((0, 5),)
     assert instance.score == pytest.approx(agreement.scores[1::2].mean())
