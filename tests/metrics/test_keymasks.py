@@ -28,7 +28,14 @@ def truth(make_tracks):
 def test_counts_of_a_small_case(truth, make_tracks, make_frame_masks):
     """Instance 0 has three right masks and one of the other object; instance 1 is a false mask; one frame is missed."""
     false = box(30, 6)
-    items = [(0, box(0), 1.0), (1, box(1), 1.0), (2, box(2), 1.0), (3, box(19), 1.0), (0, false, 1.0), (1, box(17), 1.0)]
+    items = [
+        (0, box(0), 1.0),
+        (1, box(1), 1.0),
+        (2, box(2), 1.0),
+        (3, box(19), 1.0),
+        (0, false, 1.0),
+        (1, box(17), 1.0),
+    ]
     proposals = make_frame_masks(items, 4)
     found = make_tracks(
         torch.stack(
