@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.harness import Pair, compare, main
-from s2d.ops import pack_masks, track_coverage, track_points
-from s2d.testing.cases.flow_warp_iou import ellipses, smooth_flow
+from s2d.ops import TrackCoverage, coverage_of_tracks, pack_masks, track_coverage, track_points
+from s2d.testing.cases.point_tracks import video
 
 
 def sampler(height: int, width: int):
@@ -47,21 +47,40 @@ def same_tracks(ours: tuple[Tensor, Tensor], theirs: tuple[Tensor, Tensor]) -> b
     )
 
 
+def torch_coverage(masks: Tensor, frames: Tensor, tracks: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
+    """Visibility ``[N, T]`` and shares ``[N, N]`` of given tracks, several points in a pixel counted as they come."""
+    height, width = masks.shape[1:]
+    x, y = tracks.round().long().unbind(-1)
+    inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+    pixels = y.clamp(0, height - 1) * width + x.clamp(0, width - 1)
+    seen = visible & inside
+    lands = torch.stack([m.flatten()[pixels[:, t]] for m, t in zip(masks, frames.tolist(), strict=True)])
+    members = (lands & seen[:, frames].T).float()
+    hits = members @ (lands & inside[:, frames].T).float().T
+    return members @ seen.float() / members.sum(1, True), hits / (members @ inside[:, frames].float())
+
+
+def same_coverage(ours: TrackCoverage, theirs: tuple[Tensor, Tensor]) -> bool:
+    """Shares to within a tenth, as the peer does not count once per pixel."""
+    rows = torch.repeat_interleave(ours.offsets.diff())
+    return torch.allclose(ours.visibility, theirs[0].nan_to_num(), atol=1e-5) and bool(
+        ((ours.values - theirs[1][rows, ours.columns]).abs() < 0.1).float().mean() > 0.99
+    )
+
+
 def measure(quick: bool) -> list[Pair]:
     number, length, height, width = (2000, 6, 120, 214) if quick else (50_000, 24, 480, 854)
-    generator = torch.Generator().manual_seed(0)
-    forward = smooth_flow((length - 1, height, width), 3.0, generator)
-    backward = -forward + 0.05 * torch.randn(forward.shape, generator=generator)
+    case = video(length, height, width, 10 * length, points=number)
+    forward, backward, rows, frame = case.forward, case.backward, case.points, case.point_frames
     planes = forward.permute(0, 3, 1, 2).contiguous(), backward.permute(0, 3, 1, 2).contiguous()
-    points = torch.rand(number, 2, generator=generator) * torch.tensor([width - 1.0, height - 1.0])
-    rows = points[torch.argsort(points[:, 1].round() * width + points[:, 0])].contiguous()
-    frame = torch.zeros(number, dtype=torch.int64)
+    shuffled = rows[torch.randperm(number, generator=torch.Generator().manual_seed(0))]
+    halves = forward.half(), backward.half()
     size = f"{height}x{width}, T={length}"
     seconds = 0.3 if quick else 3.0
     pairs = [
         compare(
             f"track_points, {order}",
-            lambda where=where: track_points(where, frame, forward, backward),
+            lambda where=where, flows=flows: track_points(where, frame, *flows),
             lambda where=where: torch_tracks(where, *planes),
             peer="grid_sample loop",
             agree=same_tracks,
@@ -69,18 +88,33 @@ def measure(quick: bool) -> list[Pair]:
             goal=2,
             seconds=seconds,
         )
-        for order, where in (("row order", rows), ("random order", points))
+        for order, where, flows in (
+            ("row order", rows, (forward, backward)),
+            ("random order", shuffled, (forward, backward)),
+            ("random order, float16 flow", shuffled, halves),
+        )
     ]
-    masks = pack_masks(ellipses(10 * length, height, width))
-    frames = torch.arange(10 * length) // 10
+    masks = pack_masks(case.masks)
     pairs.append(
         compare(
             "track_coverage, float16 flow",
-            lambda: track_coverage(masks, frames, forward.half(), backward.half()),
-            lambda: track_coverage(masks, frames, forward, backward),
+            lambda: track_coverage(masks, case.mask_frames, *halves),
+            lambda: track_coverage(masks, case.mask_frames, forward, backward),
             peer="the same in float32",
             agree=lambda a, b: torch.allclose(a.visibility, b.visibility, atol=0.2),
             case=f"10 masks a frame, {size}",
+            seconds=seconds,
+        )
+    )
+    given = track_points(rows, frame + length // 2, forward, backward)
+    pairs.append(
+        compare(
+            "coverage_of_tracks",
+            lambda: coverage_of_tracks(masks, case.mask_frames, *given),
+            lambda: torch_coverage(case.masks, case.mask_frames, *given),
+            peer="products of 0/1 matrices",
+            agree=same_coverage,
+            case=f"G={number}, 10 masks a frame, {size}",
             seconds=seconds,
         )
     )

@@ -1,6 +1,8 @@
 // Sixteen positions on optical flow at once, digit for digit as flow.h has them.
 //
-// A corner of sixteen lookups is two gathers of eight 8-byte (dx, dy) pairs, taken apart by two permutes.
+// The two upper corners of a lookup are one load of 16 bytes, as are the two lower ones; four by four they are turned
+// into vectors of one corner each. That takes a quarter of the load instructions of gathers, which some processors take
+// apart into many.
 #pragma once
 
 #include "flow.h"
@@ -41,10 +43,29 @@ S2D_AVX512_INLINE void store_vectors(float* out, Vectors v) {
   _mm512_storeu_ps(out + 16, _mm512_permutex2var_ps(v.x, high, v.y));
 }
 
-S2D_AVX512_INLINE Vectors gather_vectors(const float* flow, __m512i pixels) {
-  const __m512d low = _mm512_i32gather_pd(_mm512_castsi512_si256(pixels), flow, 8);
-  const __m512d high = _mm512_i32gather_pd(_mm512_extracti64x4_epi64(pixels, 1), flow, 8);
-  return split(_mm512_castpd_ps(low), _mm512_castpd_ps(high));
+// Of four pixels each in its lane: the pixel and the one to its right.
+S2D_AVX512_INLINE __m512 load_neighbours(const float* flow, const int32_t* pixels) {
+  const __m512 one = _mm512_castps128_ps512(_mm_loadu_ps(flow + 2 * static_cast<int64_t>(pixels[0])));
+  const __m512 two = _mm512_insertf32x4(one, _mm_loadu_ps(flow + 2 * static_cast<int64_t>(pixels[4])), 1);
+  const __m512 three = _mm512_insertf32x4(two, _mm_loadu_ps(flow + 2 * static_cast<int64_t>(pixels[8])), 2);
+  return _mm512_insertf32x4(three, _mm_loadu_ps(flow + 2 * static_cast<int64_t>(pixels[12])), 3);
+}
+
+struct Neighbours {
+  Vectors left, right;
+};
+
+// Sixteen pixels and those to their right.
+S2D_AVX512_INLINE Neighbours neighbours16(const float* flow, __m512i pixels) {
+  alignas(64) int32_t at[16];
+  _mm512_store_si512(at, pixels);
+  const __m512 a = load_neighbours(flow, at), b = load_neighbours(flow, at + 1);
+  const __m512 c = load_neighbours(flow, at + 2), d = load_neighbours(flow, at + 3);
+  const __m512d left = _mm512_castps_pd(_mm512_unpacklo_ps(a, b)), right = _mm512_castps_pd(_mm512_unpackhi_ps(a, b));
+  const __m512d left2 = _mm512_castps_pd(_mm512_unpacklo_ps(c, d));
+  const __m512d right2 = _mm512_castps_pd(_mm512_unpackhi_ps(c, d));
+  return {{_mm512_castpd_ps(_mm512_unpacklo_pd(left, left2)), _mm512_castpd_ps(_mm512_unpackhi_pd(left, left2))},
+          {_mm512_castpd_ps(_mm512_unpacklo_pd(right, right2)), _mm512_castpd_ps(_mm512_unpackhi_pd(right, right2))}};
 }
 
 // Positions of sixteen pixels of a row from column x on.
@@ -67,6 +88,18 @@ S2D_AVX512_INLINE __m512 between16(__m512 a, __m512 b, __m512 share) {
   return _mm512_add_ps(a, _mm512_mul_ps(_mm512_sub_ps(b, a), share));
 }
 
+S2D_AVX512_INLINE Vectors between16(Vectors a, Vectors b, __m512 share) {
+  return {between16(a.x, b.x, share), between16(a.y, b.y, share)};
+}
+
+// Rows of flow at the pixels, `share` of the way to their right neighbours; `last` are the right neighbours themselves.
+S2D_AVX512_INLINE Vectors row16(const float* flow, __m512i pixels, __m512 share, __mmask16 last) {
+  const Neighbours n = neighbours16(flow, pixels);
+  const Vectors left{_mm512_mask_mov_ps(n.left.x, last, n.right.x), _mm512_mask_mov_ps(n.left.y, last, n.right.y)};
+  return between16(left, n.right, share);
+}
+
+// The flow is at least two pixels wide.
 S2D_AVX512_INLINE Vectors lookup16(const float* flow, const Bounds& bounds, Vectors p) {
   const __m512i one = _mm512_set1_epi32(1), width = _mm512_set1_epi32(bounds.width);
   // The second operand is what max and min give for NaN.
@@ -76,14 +109,13 @@ S2D_AVX512_INLINE Vectors lookup16(const float* flow, const Bounds& bounds, Vect
   const __m512 y = _mm512_min_ps(_mm512_max_ps(p.y, _mm512_setzero_ps()), last_y);
   const __m512i left = _mm512_cvttps_epi32(x), top = _mm512_cvttps_epi32(y);
   const __m512 fx = _mm512_sub_ps(x, _mm512_cvtepi32_ps(left)), fy = _mm512_sub_ps(y, _mm512_cvtepi32_ps(top));
-  const __mmask16 has_right = _mm512_cmplt_epi32_mask(_mm512_add_epi32(left, one), width);
+  const __mmask16 last = _mm512_cmpge_epi32_mask(_mm512_add_epi32(left, one), width);
   const __mmask16 has_below = _mm512_cmplt_epi32_mask(_mm512_add_epi32(top, one), _mm512_set1_epi32(bounds.height));
-  const __m512i a = _mm512_add_epi32(_mm512_mullo_epi32(top, width), left);
-  const __m512i c = _mm512_mask_add_epi32(a, has_below, a, width);
-  const Vectors fa = gather_vectors(flow, a), fb = gather_vectors(flow, _mm512_mask_add_epi32(a, has_right, a, one));
-  const Vectors fc = gather_vectors(flow, c), fd = gather_vectors(flow, _mm512_mask_add_epi32(c, has_right, c, one));
-  return {between16(between16(fa.x, fb.x, fx), between16(fc.x, fd.x, fx), fy),
-          between16(between16(fa.y, fb.y, fx), between16(fc.y, fd.y, fx), fy)};
+  const __m512i first = _mm512_add_epi32(_mm512_mullo_epi32(top, width), left);
+  // The last pixel of a row is reached as the neighbour of the one before.
+  const __m512i upper = _mm512_mask_sub_epi32(first, last, first, one);
+  const __m512i lower = _mm512_mask_add_epi32(upper, has_below, upper, width);
+  return between16(row16(flow, upper, fx, last), row16(flow, lower, fx, last), fy);
 }
 
 S2D_AVX512_INLINE __m512 squared(Vectors v) { return _mm512_add_ps(_mm512_mul_ps(v.x, v.x), _mm512_mul_ps(v.y, v.y)); }

@@ -205,7 +205,7 @@ S2D_TARGET_AVX512 void compose_row_avx512(const float* first, const float* secon
 
 void consistent_row(const float* flow, const float* reverse, const Bounds& bounds, int64_t y, uint64_t* words) {
 #if defined(S2D_X86)
-  if (isa() == Isa::avx512) return consistent_row_avx512(flow, reverse, bounds, y, words);
+  if (isa() == Isa::avx512 && bounds.width > 1) return consistent_row_avx512(flow, reverse, bounds, y, words);
 #endif
   consistent_row_portable(flow, reverse, bounds, y, words);
 }

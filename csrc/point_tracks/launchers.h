@@ -46,28 +46,36 @@ struct Totals {
   int64_t bad;                       // the first mask whose frame is out of order or out of the scene, or N
 };
 
-// Masks words [N, H, ceil(W/64)] with frames [N], and the memory of a run: begins [T + 1], plans [N], travellers and
-// pixels [2, slots], pool [pairs], counts [2, N].
+// Masks words [N, H, ceil(W/64)] with frames [N], N > 0, and the memory of a run: begins [T + 1], plans [N], memory and
+// pixels [2, slots], pool [pairs], counts [2, N]. A slot of memory is a Traveller, or the int32 of a given track.
 struct Coverage {
   const uint64_t* masks;
   const int64_t* frames;
   int64_t number;
-  Grids grids;
   float threshold;
   int64_t slots, pairs;
   Totals* totals;
   int32_t* begins;
   Plan* plans;
-  Traveller* travellers;
+  void* memory;
   int32_t* pixels;
   Found* pool;
   int32_t* counts;
 };
 
-// visibility [N, T], offsets [N + 1]; N > 0. Totals say how it went.
-void launch_coverage(const Coverage& coverage, const Flows& flows, float* visibility, int64_t* offsets, void* stream);
+// places [T, G, 2] and visible [T, G]: tracks of G points.
+struct Tracks {
+  const float* places;
+  const uint8_t* visible;
+  int64_t length, number, height, width;
+};
+
+// visibility [N, T], offsets [N + 1]. Totals say how it went.
+void launch_coverage(const Coverage& coverage, const Flows& flows, const Grids& grids, float* visibility,
+                     int64_t* offsets, void* stream);
+void launch_coverage(const Coverage& coverage, const Tracks& tracks, float* visibility, int64_t* offsets, void* stream);
 // columns and values [pairs], of a run that found so many.
-void launch_place(const Coverage& coverage, const int64_t* offsets, int64_t pairs, int64_t* columns, float* values,
-                  void* stream);
+void launch_place(const char* op, const Coverage& coverage, const int64_t* offsets, int64_t pairs, int64_t* columns,
+                  float* values, void* stream);
 
 }  // namespace s2d::point_tracks

@@ -1,9 +1,9 @@
 // point_tracks on the CPU: points carried through a scene.
 //
 // Time is the outer loop, so that all points of a step read the same two flow fields (6.6 MB at 480p in float32, where
-// a scene has hundreds); a float16 scene is widened one field at a time. A step of a point is eight loads of eight
-// bytes at random places: it is bound by their latency, which independent points of one loop hide. A thread owns points
-// for all frames, so threads never wait for each other.
+// a scene has hundreds); a float16 scene is widened one field at a time. A step of a point reads four places that only
+// the last step told: it is bound by their latency, which independent points of one loop hide. A thread owns points for
+// all frames, so threads never wait for each other.
 
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
@@ -39,7 +39,7 @@ void step_block(const float* flow, const float* reverse, const Bounds& bounds, c
     y[count] = place[i].y;
     count += seen[i];
   }
-  advance_all()(flow, reverse, bounds, x, y, ok, count);
+  advance_all(flow, reverse, bounds, x, y, ok, count);
   for (int64_t k = 0; k < count; ++k) {
     if (!ok[k]) continue;
     next[moving[k]] = {x[k], y[k]};

@@ -32,7 +32,7 @@ struct PointSet {
   // One step; points that are lost are taken out, in order.
   void advance(const float* flow, const float* reverse, const Bounds& bounds, std::vector<uint8_t>& seen) {
     seen.resize(x.size());
-    advance_all()(flow, reverse, bounds, x.data(), y.data(), seen.data(), x.size());
+    advance_all(flow, reverse, bounds, x.data(), y.data(), seen.data(), x.size());
     size_t kept = 0;
     for (size_t i = 0; i < x.size(); ++i) {
       x[kept] = x[i];
