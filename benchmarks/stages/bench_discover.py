@@ -2,7 +2,8 @@
 
 Without a choice: 40 generated clips with exact masks, half of them under a fixed camera, and proposals of five noise
 levels; purity and recall of the keymasks (`s2d.metrics.keymasks` defines them) of the official procedure with this
-program's flow and with exact point tracks, which no tracker reaches, and of ours with every scoring. ``--real`` does
+program's flow and with exact point tracks, which no tracker reaches, and of ours with every scoring. Two thresholds
+tell what counts as a mask of an object, IoU 0.3 and (the columns that say so) 0.5. ``--real`` does
 the same on the real clips with masks, ``--ablation`` changes one thing at a time, ``--speed`` times the steps.
 ``--tuning`` takes the seeds that settings may be chosen on. Interrupted, a measurement of quality continues.
 """
@@ -30,11 +31,15 @@ from s2d.viz.table import text_table
 
 WORK = Path(".benchmarks/discover")
 CUT_SEEDS = 20
-COLUMNS = ("purity", "recall", "f1", "objects", "mean_kept_iou", "mean_dropped_iou")
-HEADER = ("", "purity", "recall", "F1", "objects", "IoU kept", "dropped", "keymasks", "instances")
+COLUMNS = ("purity", "recall", "linked_recall", "objects", "mean_kept_iou", "mean_dropped_iou")
+HEADER = (
+    *("", "purity", "recall", "linked", "objects", "IoU kept", "dropped"),
+    *("purity .5", "recall .5", "keymasks", "instances"),
+)
 
-Qualities = dict[str, dict[str, dict]]
-"""By level, then by way: the fields of a `KeymaskQuality`."""
+Qualities = dict[str, dict[str, dict[str, dict]]]
+"""By level, way and threshold of IoU the fields of a `KeymaskQuality`."""
+Totals = dict[str, dict[str, dict[str, KeymaskQuality]]]
 
 
 def measure_clip(kind: str, name: str, levels: list[int]) -> Qualities:
@@ -48,7 +53,10 @@ def measure_clip(kind: str, name: str, levels: list[int]) -> Qualities:
             case, seed = cases.generated(int(name)), int(name)
             compared = cases.ablations() if kind == "ablation" else cases.ways(exact_tracks=True)
         return {
-            str(level): {way: vars(quality) for way, quality in cases.measure(case, level, seed, compared)}
+            str(level): {
+                way: {str(iou): vars(quality) for iou, quality in qualities.items()}
+                for way, qualities in cases.measure(case, level, seed, compared)
+            }
             for level in levels
         }
 
@@ -85,41 +93,45 @@ def _version(kind: str) -> str:
     return digest.hexdigest()[:12]
 
 
-def add_up(measured: dict[str, Qualities], names: list[str]) -> dict[str, dict[str, KeymaskQuality]]:
-    """By level and way the counts of some clips together."""
-    totals: dict[str, dict[str, KeymaskQuality]] = defaultdict(lambda: defaultdict(KeymaskQuality))
+def add_up(measured: dict[str, Qualities], names: list[str]) -> Totals:
+    """The counts of some clips together."""
+    totals: Totals = defaultdict(lambda: defaultdict(lambda: defaultdict(KeymaskQuality)))
     for name in names:
         for level, ways in measured[name].items():
-            for way, fields in ways.items():
-                totals[level][way] += KeymaskQuality(**fields)
+            for way, thresholds in ways.items():
+                for iou, fields in thresholds.items():
+                    totals[level][way][iou] += KeymaskQuality(**fields)
     return totals
 
 
-def tables(totals: dict[str, dict[str, KeymaskQuality]], title: str) -> str:
+def tables(totals: Totals, title: str) -> str:
     blocks = []
     for level, ways in sorted(totals.items()):
         rows = []
-        for way, quality in ways.items():
-            numbers = [f"{getattr(quality, column):.3f}" for column in COLUMNS]
-            if way == "all proposals":  # there are no instances to be recalled
-                numbers[1:4] = ["", "", ""]
-            rows.append([way, *numbers, str(quality.keymasks), str(quality.instances)])
+        for way, qualities in ways.items():
+            loose, strict = (qualities[str(iou)] for iou in cases.THRESHOLDS)
+            values = [*(getattr(loose, column) for column in COLUMNS), strict.purity, strict.recall]
+            cells = ["" if value != value else f"{value:.3f}" for value in values]
+            rows.append([way, *cells, str(loose.keymasks), str(loose.instances)])
         blocks.append(f"{title}, noise level {level}\n" + text_table(HEADER, rows))
     return "\n\n".join(blocks)
 
 
-def numbers(totals: dict[str, dict[str, KeymaskQuality]]) -> dict:
+def numbers(totals: Totals) -> dict:
     return {
         level: {
-            way: {column: round(getattr(quality, column), 4) for column in COLUMNS}
-            | {"keymasks": quality.keymasks, "instances": quality.instances}
-            for way, quality in ways.items()
+            way: {
+                iou: {column: round(getattr(quality, column), 4) for column in COLUMNS}
+                | {"keymasks": quality.keymasks, "instances": quality.instances}
+                for iou, quality in qualities.items()
+            }
+            for way, qualities in ways.items()
         }
         for level, ways in totals.items()
     }
 
 
-def plot(totals: dict[str, dict[str, KeymaskQuality]], path: Path) -> None:
+def plot(totals: Totals, path: Path) -> None:
     """Purity and recall of every way by noise level."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -127,14 +139,11 @@ def plot(totals: dict[str, dict[str, KeymaskQuality]], path: Path) -> None:
     figure = Figure(figsize=(9.6, 3.8), layout="constrained")
     FigureCanvasAgg(figure)
     levels = sorted(totals)
-    # all proposals have a purity only
-    panels = {"purity": list(totals[levels[0]]), "recall": list(totals[levels[0]])[1:]}
-    for axes, (column, ways) in zip(figure.subplots(1, 2, sharey=True), panels.items(), strict=True):
-        for way in ways:
+    for axes, column in zip(figure.subplots(1, 2, sharey=True), ("purity", "recall"), strict=True):
+        for way in totals[levels[0]]:
             line = "o-" if way.startswith("ours") else "s--" if way.startswith("official") else "x:"
-            colour = f"C{list(totals[levels[0]]).index(way)}"
-            values = [getattr(totals[level][way], column) for level in levels]
-            axes.plot([int(level) for level in levels], values, line, color=colour, label=way)
+            values = [getattr(totals[level][way][str(cases.THRESHOLDS[0])], column) for level in levels]
+            axes.plot([int(level) for level in levels], values, line, label=way)
         axes.set(
             xlabel="noise level of the proposals",
             title=f"{column} of keymasks",
@@ -156,7 +165,7 @@ def quality(arguments: argparse.Namespace, kind: str, names: list[str], levels: 
     if kind == "generated":
         for camera, parity in (("fixed camera", 0), ("moving camera", 1)):
             part = add_up(measured, [name for name in names if int(name) % 2 == parity])
-            print("\n" + tables({"3": part["3"]} if "3" in part else part, camera))
+            print("\n" + tables({"3": part["3"]}, camera))
             result[camera] = numbers(part)
         if arguments.save:
             plot(totals, RESULTS / "discover.png")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -31,6 +30,7 @@ REAL = {
 }
 NOISE_LEVELS = range(1, len(LEVELS) + 1)
 QUERY_LINES = 50
+THRESHOLDS = (0.3, 0.5)
 
 
 class Case(NamedTuple):
@@ -100,12 +100,14 @@ def ablations() -> dict[str, Way]:
     ours = {
         "ours": {},
         "of a frame's masks the last": {"choice": "last"},
+        "3 masks at least": {"least_masks": 3},
         "5 masks at least": {"least_masks": 5},
-        "2 masks at least": {"least_masks": 2},
+        "any score": {"least_score": 0.0},
+        "any share of frames": {"least_share": 0.0},
+        "outliers are kept": {"outlier": 0.0},
         "parts are kept": {"inside": 1.0},
-        "weak ones are kept": {"weakest": 0.0},
-        "likeness 0.3": {"likeness": 0.3},
-        "likeness 0.5": {"likeness": 0.5},
+        "likeness 0.2": {"likeness": 0.2},
+        "likeness 0.4": {"likeness": 0.4},
         "across cuts": {"cut": 1.0},
         "the paper's grouping": {"grouping": "paper"},
         "the paper's grids": {"least_points": 1},
@@ -113,7 +115,7 @@ def ablations() -> dict[str, Way]:
     official = {
         "official": {},
         "official, best mask of a frame": {"choice": "score"},
-        "official, duplicates joined": {"likeness": 0.4},
+        "official, duplicates joined": {"likeness": 0.3},
         "official, split at cuts": {"cut": 0.4},
         "official, 3 masks make a cluster": {
             "visibility_samples": 3,
@@ -171,23 +173,17 @@ def clips_folder() -> Path:
     return Path(folder) / "data/clips"
 
 
-def measure(case: Case, level: int, seed: int, compared: dict[str, Way]) -> Iterator[tuple[str, KeymaskQuality]]:
-    """The quality of every way on a clip with proposals of a noise level."""
+def measure(
+    case: Case, level: int, seed: int, compared: dict[str, Way]
+) -> Iterator[tuple[str, dict[float, KeymaskQuality]]]:
+    """The quality of every way, at both thresholds of IoU, on a clip with proposals of a noise level."""
     proposals = perturb_proposals(case.truth, level, seed=seed)
     for name, way in compared.items():
         if way.other is not None:
             found = way.other(proposals)
         else:
             found = discover(case.video, proposals, way.settings, motion=case.priors[way.prior], progress=False)
-        yield name, keymask_quality(found, proposals, case.truth)
-
-
-def describe(compared: dict[str, Way]) -> list[Any]:
-    """What the ways depend on, as JSON values."""
-    return [
-        [name, way.prior, None if way.settings is None else dataclasses.asdict(way.settings)]
-        for name, way in compared.items()
-    ]
+        yield name, {iou: keymask_quality(found, proposals, case.truth, threshold=iou) for iou in THRESHOLDS}
 
 
 def _exact_tracks(clip: SyntheticClip) -> Callable[[Tensor, int, Video], PointTracks]:

@@ -41,8 +41,19 @@ def instance_score(masks: np.ndarray, scores: np.ndarray, length: int) -> float:
     return float(scores[masks].mean() * (len(masks) / length) ** 0.5)
 
 
+def without_outliers(masks: np.ndarray, agreement: Agreement, share: float) -> np.ndarray:
+    """Masks whose mean IoU with the others is not less than ``share`` of what is usual, the median; all of two."""
+    if len(masks) < 3:
+        return masks
+    comparable = agreement.comparable(masks, masks)
+    np.fill_diagonal(comparable, False)
+    total = (agreement.iou[masks][:, masks].toarray() * comparable).sum(1)
+    alike = total / np.maximum(comparable.sum(1), 1)
+    return masks[alike >= share * np.median(alike)]
+
+
 def join_duplicates(
-    groups: list[Group], agreement: Agreement, length: int, threshold: float, choice: np.ndarray
+    groups: list[Group], agreement: Agreement, length: int, threshold: float, outlier: float, choice: np.ndarray
 ) -> list[Instance]:
     """Instances from groups: the two most alike are joined while their likeness is greater than ``threshold``.
 
@@ -53,6 +64,7 @@ def join_duplicates(
         agreement: of the N masks.
         length: T, frames of the scene.
         threshold: in (0, 1]; at 1 nothing is joined.
+        outlier: in the end each instance is left `without_outliers`.
         choice: float64 ``[N]``: where a frame has several masks, the one with the highest value stays.
     """
     frames, number = agreement.frames, len(groups)
@@ -88,11 +100,12 @@ def join_duplicates(
         changes[i] += 1
         changes[j] += 1
         note(j)
-    return [
-        Instance(masks, spans, instance_score(masks, agreement.scores, length))
-        for masks, spans in zip(members, ranges, strict=True)
-        if len(masks)
-    ]
+    instances = []
+    for masks, spans in zip(members, ranges, strict=True):
+        if len(masks):
+            chosen = without_outliers(masks, agreement, outlier)
+            instances.append(Instance(chosen, spans, instance_score(chosen, agreement.scores, length)))
+    return instances
 
 
 def join_ranges(a: Ranges, b: Ranges) -> Ranges:
@@ -123,13 +136,21 @@ def inside_share(
     return float(covers[a][:, b].toarray()[np.flatnonzero(some), nearest].mean())
 
 
+def confirmed_share(masks: np.ndarray, visible: np.ndarray) -> float:
+    """Of the frames that see an instance, one left out, the share that has a mask of it beside the first; 0 for one."""
+    return (len(masks) - 1) / max(int(visible[masks].any(0).sum()) - 1, 1)
+
+
 def keep_best(
     instances: list[Instance],
     frames: np.ndarray,
     covers: sparse.csr_array,
     visible: np.ndarray,
+    scores: np.ndarray,
     *,
     least_masks: int,
+    least_score: float,
+    least_share: float,
     inside: float,
     weakest: float,
     most: int,
@@ -141,14 +162,19 @@ def keep_best(
         frames: int64 ``[N]``: the frame of each mask.
         covers: ``[N, N]``: share of mask i's carried points that land in mask j.
         visible: bool ``[N, T]``: in which frames each mask's points are visible.
+        scores: float64 ``[N]``: how far other frames agree with each mask.
         least_masks: instances with fewer masks are dropped.
+        least_score: instances whose masks score less than this on average are dropped.
+        least_share: instances with a smaller `confirmed_share` are dropped.
         inside: an instance is dropped if more than this share of it lies in a better one: it is a part of that.
         weakest: instances that score less than this share of the best are dropped.
         most: the most that are kept.
     """
     kept: list[Instance] = []
     for instance in sorted(instances, key=lambda instance: (-instance.score, int(instance.masks[0]))):
-        if len(instance.masks) < least_masks:
+        if len(instance.masks) < least_masks or scores[instance.masks].mean() < least_score:
+            continue
+        if confirmed_share(instance.masks, visible) < least_share:
             continue
         if len(kept) == most or (kept and instance.score < weakest * kept[0].score):
             break

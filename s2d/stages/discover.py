@@ -75,14 +75,19 @@ class DiscoverSettings:
         ambiguous_frames: a mask that covers two masks in so many frames is flagged (one2x).
         offsets: distances in frames at which warped masks are compared.
         least_seen: warped masks are comparable if the forward-backward check leaves more than this share of both.
+        outlier: a mask is left out of its instance if its mean IoU with the others is less than this share of the
+            median.
         least_masks: instances with fewer masks are dropped (a scene of fewer frames asks for one a frame).
+        least_score: instances whose masks score less than this on average are dropped.
+        least_share: instances are dropped if of the frames that see them, one left out, a smaller share has a mask of
+            them beside the first.
         inside: an instance is dropped if more than this share of it lies in a better one, of which it is a part.
         weakest: instances that score less than this share of their scene's best are dropped.
         max_instances: instances kept of a scene, the best first.
     """
 
     grouping: str = "linkage"
-    likeness: float = 0.4
+    likeness: float = 0.3
     scoring: str = "both"
     choice: str = "score"
     short_side: int = 240
@@ -103,10 +108,13 @@ class DiscoverSettings:
     ambiguous_frames: int = 5
     offsets: tuple[int, ...] = (1, 2, 5)
     least_seen: float = 0.1
-    least_masks: int = 3
+    outlier: float = 0.5
+    least_masks: int = 2
+    least_score: float = 0.1
+    least_share: float = 0.15
     inside: float = 0.7
-    weakest: float = 0.25
-    max_instances: int = 10
+    weakest: float = 0.0
+    max_instances: int = 20
 
     def __post_init__(self) -> None:
         for name, words in (("scoring", SCORINGS), ("grouping", GROUPINGS), ("choice", CHOICES)):
@@ -135,9 +143,11 @@ class DiscoverSettings:
             "max_span": sys.maxsize,
             "cut": 1.0,
             "least_points": 1,
+            "outlier": 0.0,
             "least_masks": 1,
+            "least_score": 0.0,
+            "least_share": 0.0,
             "inside": 1.0,
-            "weakest": 0.0,
             "max_instances": sys.maxsize,
         }
         return cls(**(procedure | change))
@@ -210,11 +220,14 @@ def _of_scene(
         groups = _paper_groups(covers, visible, frame_of, settings)
     choice = agreement.scores if settings.choice == "score" else np.arange(len(frame_of), dtype=np.float64)
     instances = keep_best(
-        join_duplicates(groups, agreement, length, settings.likeness, choice),
+        join_duplicates(groups, agreement, length, settings.likeness, settings.outlier, choice),
         frame_of,
         covers,
         visible,
+        agreement.scores,
         least_masks=min(settings.least_masks, length),
+        least_score=settings.least_score,
+        least_share=settings.least_share,
         inside=settings.inside,
         weakest=settings.weakest,
         most=settings.max_instances,

@@ -43,7 +43,13 @@ def test_counts_of_a_small_case(truth, make_tracks, make_frame_masks):
         )
     )
     quality = keymask_quality(found, proposals, truth)
-    assert (quality.keymasks, quality.right, quality.recovered, quality.proposed) == (5, 3, 3, 5)
+    assert (quality.keymasks, quality.right, quality.recovered, quality.in_one_piece, quality.proposed) == (
+        5,
+        3,
+        3,
+        3,
+        5,
+    )
     assert (quality.objects_found, quality.objects_proposed, quality.instances, quality.proposals) == (1, 2, 2, 6)
     assert quality.purity == pytest.approx(3 / 5)
     assert quality.recall == pytest.approx(3 / 5)
@@ -53,20 +59,20 @@ def test_counts_of_a_small_case(truth, make_tracks, make_frame_masks):
     assert quality.mean_dropped_iou == pytest.approx(1)
 
 
-def test_two_halves_of_an_object_are_pure_and_one_of_them_counts_as_recovered(truth, make_tracks, make_frame_masks):
+def test_two_halves_of_an_object_are_pure_but_not_in_one_piece(truth, make_tracks, make_frame_masks):
     proposals = make_frame_masks([(t, box(t), 1.0) for t in range(4)], 4)
     halves = torch.stack(
         [torch.stack([box(0), EMPTY, EMPTY, EMPTY]), torch.stack([EMPTY, box(1), box(2), box(3)])],
     )
     quality = keymask_quality(make_tracks(halves), proposals, truth)
-    assert (quality.purity, quality.recall, quality.objects) == (1, 0.75, 1)
+    assert (quality.purity, quality.recall, quality.linked_recall, quality.objects) == (1, 1, 0.75, 1)
 
 
 def test_a_proposal_shows_an_object_only_above_the_threshold(truth, make_tracks, make_frame_masks):
     """Half of the box: IoU 0.5 is not above 0.5."""
     proposals = make_frame_masks([(0, box(0, 4), 1.0), (1, box(1, 5), 1.0)], 4)
     found = make_tracks(torch.stack([box(0, 4), box(1, 5), EMPTY, EMPTY])[None])
-    quality = keymask_quality(found, proposals, truth)
+    quality = keymask_quality(found, proposals, truth, threshold=0.5)
     assert (quality.keymasks, quality.right, quality.proposed) == (2, 1, 1)
     assert keymask_quality(found, proposals, truth, threshold=0.4).right == 2
 

@@ -485,8 +485,8 @@ def test_duplicates_become_one_instance():
     frames = np.repeat(np.arange(6), 2)
     agreement = agreement_of(np.zeros(12, dtype=int), frames, 6)
     groups = [Group(np.arange(0, 12, 2), ((0, 2),)), Group(np.arange(1, 12, 2), ((3, 5),))]
-    assert len(join_duplicates(groups, agreement, 6, 0.9, agreement.scores)) == 2
-    (instance,) = join_duplicates(groups, agreement, 6, 0.5, agreement.scores)
+    assert len(join_duplicates(groups, agreement, 6, 0.9, 0.0, agreement.scores)) == 2
+    (instance,) = join_duplicates(groups, agreement, 6, 0.5, 0.0, agreement.scores)
     assert instance.masks.tolist() == list(range(1, 12, 2))
     assert instance.ranges == ((0, 5),)
     assert instance.score == pytest.approx(agreement.scores[1::2].mean())
@@ -499,10 +499,11 @@ def test_parts_and_weak_instances_are_left_out():
     covers[np.ix_(part, whole)] = 0.95
     covers[np.ix_(whole, part)] = 0.3
     instances = [Instance(part, ((0, 3),), 0.6), Instance(whole, ((0, 3),), 0.8), Instance(other, ((0, 3),), 0.3)]
-    limits = {"least_masks": 3, "inside": 0.7, "weakest": 0.25, "most": 10}
+    scores = np.tile([0.9, 0.6, 0.3], 4)
+    limits = {"least_masks": 3, "least_score": 0.0, "least_share": 0.0, "inside": 0.7, "weakest": 0.25, "most": 10}
 
     def kept(**change):
-        chosen = keep_best(instances, frames, sparse.csr_array(covers), visible, **{**limits, **change})
+        chosen = keep_best(instances, frames, sparse.csr_array(covers), visible, scores, **{**limits, **change})
         return [instance.score for instance in chosen]
 
     assert kept() == [0.8, 0.3]
@@ -510,3 +511,8 @@ def test_parts_and_weak_instances_are_left_out():
     assert kept(weakest=0.5) == [0.8]
     assert kept(inside=1.0, most=2) == [0.8, 0.6]
     assert kept(least_masks=5) == []
+    assert kept(least_score=0.4) == [0.8]
+    assert kept(least_share=1.0) == [0.8, 0.3]
+    visible = np.ones((12, 9), dtype=bool)
+    assert kept(least_share=0.5) == []
+    assert kept(least_share=3 / 8) == [0.8, 0.3]
