@@ -159,6 +159,9 @@ def discover_command(
     proposals: Annotated[Path, typer.Argument(help="Label maps (a folder), COCO or YTVIS json.", show_default=False)],
     output: Output,
     scoring: Annotated[str, typer.Option(help="trajectory, flow or both.")] = "both",
+    grouping: Annotated[
+        str, typer.Option(help="linkage, or paper: the whole procedure of the paper, all its settings included.")
+    ] = "linkage",
     motion: Annotated[
         str,
         typer.Option(
@@ -200,7 +203,8 @@ def discover_command(
 
     opened = _open(video, short_side=working_short_side)
     masks = load_proposals(proposals, opened)
-    settings = DiscoverSettings(scoring=scoring)
+    preset = DiscoverSettings.paper if grouping == "paper" else DiscoverSettings
+    settings = preset(grouping=grouping, scoring=scoring)
     prior = with_cache(make_prior(motion, **parse_options(motion_option or [])), cache)
     fingerprint = {
         "input": identify(video),
