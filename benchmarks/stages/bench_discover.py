@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import math
 import os
 import sys
 from collections import defaultdict
@@ -111,7 +112,7 @@ def tables(totals: Totals, title: str) -> str:
         for way, qualities in ways.items():
             loose, strict = (qualities[str(iou)] for iou in cases.THRESHOLDS)
             values = [*(getattr(loose, column) for column in COLUMNS), strict.purity, strict.recall]
-            cells = ["" if value != value else f"{value:.3f}" for value in values]
+            cells = ["" if math.isnan(value) else f"{value:.3f}" for value in values]
             rows.append([way, *cells, str(loose.keymasks), str(loose.instances)])
         blocks.append(f"{title}, noise level {level}\n" + text_table(HEADER, rows))
     return "\n\n".join(blocks)
@@ -121,7 +122,7 @@ def numbers(totals: Totals) -> dict:
     return {
         level: {
             way: {
-                iou: {column: round(getattr(quality, column), 4) for column in COLUMNS}
+                iou: {column: _finite(getattr(quality, column)) for column in COLUMNS}
                 | {"keymasks": quality.keymasks, "instances": quality.instances}
                 for iou, quality in qualities.items()
             }
@@ -129,6 +130,10 @@ def numbers(totals: Totals) -> dict:
         }
         for level, ways in totals.items()
     }
+
+
+def _finite(value: float) -> float | None:
+    return None if math.isnan(value) else round(value, 4)
 
 
 def plot(totals: Totals, path: Path) -> None:
@@ -191,7 +196,7 @@ def main() -> int:
     if arguments.real:
         result["real"] = quality(arguments, "real", list(cases.REAL)[: 2 if arguments.quick else None], levels)
     if arguments.ablation:
-        result["ablation"] = quality(arguments, "ablation", seeds, [level for level in levels if level % 2])
+        result["ablation"] = quality(arguments, "ablation", seeds, [3])
         result["ablation on clips with a cut"] = quality(arguments, "cuts", seeds[:CUT_SEEDS], [3])
     if arguments.speed:
         from benchmarks.stages.discover_speed import speed
