@@ -169,6 +169,9 @@ def discover_command(
     proposals: Annotated[Path, typer.Argument(help="Label maps (a folder), COCO or YTVIS json.", show_default=False)],
     output: Output,
     scoring: Annotated[str, typer.Option(help="trajectory, flow or both.")] = "both",
+    grouping: Annotated[
+        str, typer.Option(help="linkage, or paper: the whole procedure of the paper, all its settings included.")
+    ] = "linkage",
     motion: Annotated[
         str,
         typer.Option(
@@ -228,7 +231,8 @@ def discover_command(
     from s2d.stages.propose import load_proposals
     from s2d.stages.workspace import identify
 
-    settings = DiscoverSettings(scoring=scoring)
+    preset = DiscoverSettings.paper if grouping == "paper" else DiscoverSettings
+    settings = preset(grouping=grouping, scoring=scoring)
     if holds_videos(video):
         summary, merged = discover_dataset(
             video,

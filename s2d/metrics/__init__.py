@@ -2,15 +2,18 @@
 
 from s2d.metrics.baselines import link_greedily
 from s2d.metrics.davis import RegionSimilarity, frame_j, region_similarity
+from s2d.metrics.keymasks import KeymaskQuality, keymask_quality
 from s2d.metrics.tubes import at_size, match_tubes, mean_tube_iou, tube_iou
 from s2d.metrics.ytvis import AveragePrecision, average_precision
 
 __all__ = [
     "AveragePrecision",
+    "KeymaskQuality",
     "RegionSimilarity",
     "at_size",
     "average_precision",
     "frame_j",
+    "keymask_quality",
     "link_greedily",
     "match_tubes",
     "mean_tube_iou",

@@ -82,22 +82,56 @@ class ChainedFlow:
 class Agreement:
     """What masks of different frames share, and which can be compared at all.
 
+    Two masks are comparable if enough of each is seen in the other's frame, by one kind of evidence at least: so all
+    pairs are told from an array of masks and frames.
+
     Attributes:
-        iou: float64 symmetric ``[N, N]`` in [0, 1], dense.
-        comparable: bool symmetric ``[N, N]``: enough of both masks is seen in the other's frame.
+        iou: float64 symmetric ``[N, N]`` in (0, 1], of comparable pairs that share anything.
+        sees: for each kind of evidence bool ``[N, T]``: whether enough of a mask is seen in a frame.
+        frames: int64 ``[N]``, ascending: the frame of each mask.
         scores: float64 ``[N]`` in [0, 1]: how far other frames agree with each mask.
     """
 
-    iou: np.ndarray
-    comparable: np.ndarray
+    iou: sparse.csr_array
+    sees: tuple[np.ndarray, ...]
+    frames: np.ndarray
     scores: np.ndarray
+
+    def comparable(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        """Bool ``[A, B]``, of every mask of one list with every mask of another."""
+        kinds = [sees[a][:, self.frames[b]] & sees[b][:, self.frames[a]].T for sees in self.sees]
+        return np.logical_or.reduce(kinds)
+
+    def with_every(self, masks: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        """Of some masks together, for each of all N: the sum of IoU and the number of comparable pairs, float64."""
+        starts = self.iou.indptr
+        parts = [slice(starts[mask], starts[mask + 1]) for mask in masks]
+        columns, values = (np.concatenate([x[part] for part in parts]) for x in (self.iou.indices, self.iou.data))
+        known = self.comparable(np.asarray(masks), np.arange(len(self.frames)))
+        return np.bincount(columns, values, minlength=len(self.frames)), known.sum(0, dtype=np.float64)
 
 
 def trajectory_agreement(covers: sparse.csr_array, visible: np.ndarray, frames: np.ndarray) -> Agreement:
     """Agreement by carried points: all pairs of masks that see each other's frames."""
     mutual = mutual_cover(covers)
-    sees = visible[:, frames]
-    return Agreement(mutual.toarray(), sees & sees.T, trajectory_scores(mutual, visible, frames))
+    return Agreement(
+        _where(mutual, both_see(visible, frames, mutual)),
+        (visible,),
+        frames,
+        trajectory_scores(mutual, visible, frames),
+    )
+
+
+def both_see(sees: np.ndarray, frames: np.ndarray, pairs: sparse.csr_array) -> np.ndarray:
+    """For each stored pair of masks whether both are seen in the other's frame."""
+    i, j = np.repeat(np.arange(len(frames)), np.diff(pairs.indptr)), pairs.indices
+    return sees[i, frames[j]] & sees[j, frames[i]]
+
+
+def _where(pairs: sparse.csr_array, keep: np.ndarray) -> sparse.csr_array:
+    """Only the stored pairs for which ``keep`` is true."""
+    starts = np.concatenate([[0], np.cumsum(keep)])[pairs.indptr]
+    return sparse.csr_array((pairs.data[keep], pairs.indices[keep], starts), pairs.shape)
 
 
 def flow_agreement(
@@ -117,11 +151,13 @@ def flow_agreement(
         seen: in [0, 1).
     """
     number, length = len(frames), len(forward) + 1
-    iou, comparable = np.zeros((number, number)), np.zeros((number, number), dtype=bool)
+    sees = np.zeros((number, length), dtype=bool)
     total, compared = np.zeros(number), np.zeros(number)
     bounds = np.searchsorted(frames, np.arange(length + 1))
     area = mask_area(masks).numpy()
     chain = ChainedFlow(forward, backward)
+    none = np.zeros(0, dtype=np.int64)
+    rows, columns, values = [none], [none], [np.zeros(0)]
     for t in range(length):
         for step in (k for k in offsets if t + k < length):
             here, there = slice(bounds[t], bounds[t + 1]), slice(bounds[t + step], bounds[t + step + 1])
@@ -135,13 +171,16 @@ def flow_agreement(
             onto_first, left_of_first = _warped(second, first, ahead, back)
             total[here] += onto_second.max(1)
             total[there] += onto_first.max(1)
-            enough = (left_of_first / np.maximum(area[here], 1) > seen)[:, None]
-            enough = enough & (left_of_second / np.maximum(area[there], 1) > seen)[None, :]
-            iou[here, there] = (onto_second + onto_first.T) / 2
-            iou[there, here] = iou[here, there].T
-            comparable[here, there] = enough
-            comparable[there, here] = enough.T
-    return Agreement(iou, comparable, total / np.maximum(compared, 1))
+            sees[here, t + step] = left_of_first / np.maximum(area[here], 1) > seen
+            sees[there, t] = left_of_second / np.maximum(area[there], 1) > seen
+            iou = (onto_second + onto_first.T) / 2
+            i, j = np.nonzero(iou * sees[here, t + step, None] * sees[None, there, t])
+            rows += [i + here.start, j + there.start]
+            columns += [j + there.start, i + here.start]
+            values += [iou[i, j]] * 2
+    pairs = (np.concatenate(rows), np.concatenate(columns))
+    iou = sparse.csr_array((np.concatenate(values), pairs), shape=(number, number))
+    return Agreement(iou, (sees,), frames, total / np.maximum(compared, 1))
 
 
 def _warped(source: BitMasks, target: BitMasks, flow: Tensor, reverse: Tensor) -> tuple[np.ndarray, np.ndarray]:
@@ -155,9 +194,12 @@ def joint_agreement(trajectory: Agreement | None, flow: Agreement | None) -> Agr
     """Both kinds of evidence as one: pixels decide where they were compared, points elsewhere; scores are averaged."""
     if trajectory is None or flow is None:
         return trajectory or flow
+    (seen_by_pixels,) = flow.sees
+    by_points = _where(trajectory.iou, ~both_see(seen_by_pixels, flow.frames, trajectory.iou))
     return Agreement(
-        np.where(flow.comparable, flow.iou, trajectory.iou),
-        flow.comparable | trajectory.comparable,
+        sparse.csr_array(flow.iou + by_points),
+        trajectory.sees + flow.sees,
+        flow.frames,
         (trajectory.scores + flow.scores) / 2,
     )
 

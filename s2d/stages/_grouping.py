@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,23 +26,43 @@ class Group:
     ranges: Ranges
 
 
-def dbscan(rows: np.ndarray, eps: float, min_samples: int) -> np.ndarray:
+# Rows whose distances to all others are in memory at once.
+_BLOCK = 256
+
+
+def dbscan(rows: sparse.csr_array, eps: float, min_samples: int) -> np.ndarray:
     """DBSCAN labels of binary rows ``[N, D]`` under the Hamming distance (share of entries that differ); -1 is noise.
 
     Equal rows are clustered once, with their number as weight: the labels are those of the full problem.
     """
-    if len(rows) == 0:
-        return np.zeros(0, dtype=np.int64)
-    _, first, inverse, counts = np.unique(rows, axis=0, return_index=True, return_inverse=True, return_counts=True)
-    # Labels are numbered by first appearance, as they would be without the merging of equal rows.
-    order = np.argsort(first)
-    position = np.argsort(order)[inverse.reshape(-1)]
-    unique = rows[first[order]].astype(np.float32)
-    set_bits = unique.sum(1)
-    differ = set_bits[:, None] + set_bits[None, :] - 2 * (unique @ unique.T)
-    distance = differ.astype(np.float64) / rows.shape[1]
+    rows = sparse.csr_array(rows, dtype=np.float32)
+    rows.sort_indices()
+    # Numbered by first appearance, as labels would be without the merging of equal rows.
+    place: dict[bytes, int] = {}
+    position = np.zeros(rows.shape[0], dtype=np.int64)
+    for i, (start, stop) in enumerate(itertools.pairwise(rows.indptr.tolist())):
+        position[i] = place.setdefault(rows.indices[start:stop].tobytes(), len(place))
+    if not place:
+        return position
+    counts = np.bincount(position)
+    unique = rows[np.unique(position, return_index=True)[1]]
     model = DBSCAN(eps=eps, min_samples=min_samples, metric="precomputed")
-    return model.fit(distance, sample_weight=counts[order]).labels_[position]
+    return model.fit(_close(unique, eps), sample_weight=counts).labels_[position]
+
+
+def _close(rows: sparse.csr_array, eps: float) -> sparse.csr_array:
+    """Hamming distances ``[U, U]`` of different binary rows, those of at most ``eps``."""
+    set_bits, width = rows.sum(1), rows.shape[1]
+    columns, distances, starts = [], [], [0]
+    for start in range(0, rows.shape[0], _BLOCK):
+        block = slice(start, start + _BLOCK)
+        differ = set_bits[block, None] + set_bits[None, :] - 2 * (rows[block] @ rows.T).toarray()
+        distance = differ.astype(np.float64) / width
+        near = distance <= eps
+        columns.append(np.nonzero(near)[1])
+        distances.append(distance[near])
+        starts += (starts[-1] + near.sum(1).cumsum()).tolist()
+    return sparse.csr_array((np.concatenate(distances), np.concatenate(columns), starts), (rows.shape[0],) * 2)
 
 
 def runs_of(flags: np.ndarray) -> Ranges:
@@ -64,7 +86,7 @@ def visibility_groups(
     Returns:
         One `Group` of candidates per cluster that has any.
     """
-    labels = dbscan(visible, eps, min_samples)
+    labels = dbscan(sparse.csr_array(visible), eps, min_samples)
     groups = []
     for label in range(labels.max(initial=-1) + 1):
         members = np.flatnonzero(labels == label)
@@ -78,7 +100,13 @@ def visibility_groups(
     return groups
 
 
-def temporal_groups(group: Group, covers: sparse.csr_array, frames: np.ndarray, share: float) -> list[Group]:
+def temporal_groups(
+    group: Group,
+    covers: sparse.csr_array,
+    frames: np.ndarray,
+    share: float,
+    density: Sequence[tuple[int, float, int]],
+) -> list[Group]:
     """The candidates of one visibility group split into instances by which masks they match.
 
     Args:
@@ -86,6 +114,7 @@ def temporal_groups(group: Group, covers: sparse.csr_array, frames: np.ndarray, 
         covers: ``[N, N]``: share of mask i's carried points that land in mask j.
         frames: int64 ``[N]``: the frame of each mask, ascending.
         share: a pair matches if it covers more than this.
+        density: (columns, eps, min_samples) of DBSCAN: of the first with fewer columns than the match matrix.
 
     Returns:
         One `Group` per label; masks of the group that match nothing are in none.
@@ -98,17 +127,11 @@ def temporal_groups(group: Group, covers: sparse.csr_array, frames: np.ndarray, 
         return []
     top, left = rows.min(), columns.min()
     # Rows of masks that are no candidates stay empty, and take part: through them labels can chain.
-    matches = np.zeros((rows.max() - top + 1, columns.max() - left + 1), dtype=bool)
-    matches[rows - top, columns - left] = True
-    labels = dbscan(matches, *_density(matches.shape[1]))
-    labels[~matches.any(1)] = -1
+    shape = int(rows.max() - top + 1), int(columns.max() - left + 1)
+    matches = sparse.csr_array((np.ones(len(rows), dtype=bool), (rows - top, columns - left)), shape=shape)
+    eps, min_samples = next(rest for columns, *rest in density if shape[1] > columns)
+    labels = dbscan(matches, eps, min_samples)
+    labels[np.diff(matches.indptr) == 0] = -1
     return [
         Group(np.flatnonzero(labels == label) + top, group.ranges) for label in np.unique(labels[labels >= 0]).tolist()
     ]
-
-
-def _density(columns: int) -> tuple[float, int]:
-    """The paper's (eps, min_samples) for a match matrix of so many columns."""
-    if columns > 50:
-        return 0.05, 5
-    return (0.1, 3) if columns < 10 else (0.1, 5)

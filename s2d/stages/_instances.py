@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,45 +41,71 @@ def instance_score(masks: np.ndarray, scores: np.ndarray, length: int) -> float:
     return float(scores[masks].mean() * (len(masks) / length) ** 0.5)
 
 
-def likeness(a: np.ndarray, b: np.ndarray, agreement: Agreement) -> float:
-    """Mean IoU of the masks of two instances, over the pairs that can be compared; 0 without any."""
-    part = np.ix_(a, b)
-    comparable = agreement.comparable[part]
-    return float(agreement.iou[part][comparable].mean()) if comparable.any() else 0.0
+def without_outliers(masks: np.ndarray, agreement: Agreement, share: float) -> np.ndarray:
+    """Masks whose mean IoU with the others is not less than ``share`` of what is usual, the median; all of two."""
+    if len(masks) < 3:
+        return masks
+    comparable = agreement.comparable(masks, masks)
+    np.fill_diagonal(comparable, False)
+    total = (agreement.iou[masks][:, masks].toarray() * comparable).sum(1)
+    alike = total / np.maximum(comparable.sum(1), 1)
+    return masks[alike >= share * np.median(alike)]
 
 
 def join_duplicates(
-    groups: list[Group], frames: np.ndarray, agreement: Agreement, length: int, threshold: float
+    groups: list[Group], agreement: Agreement, length: int, threshold: float, outlier: float, choice: np.ndarray
 ) -> list[Instance]:
     """Instances from groups: the two most alike are joined while their likeness is greater than ``threshold``.
 
+    The likeness of two instances is the mean IoU over the pairs of their masks that can be compared, 0 without any.
+
     Args:
         groups: from `s2d.stages._linkage` or `s2d.stages._grouping`.
-        frames: int64 ``[N]``: the frame of each mask.
-        agreement: of the N masks; its scores choose where a frame has several.
+        agreement: of the N masks.
         length: T, frames of the scene.
-        threshold: in (0, 1].
+        threshold: in (0, 1]; at 1 nothing is joined.
+        outlier: in the end each instance is left `without_outliers`.
+        choice: float64 ``[N]``: where a frame has several masks, the one with the highest value stays.
     """
-    members = [one_per_frame(group.masks, frames, agreement.scores) for group in groups]
+    frames, number = agreement.frames, len(groups)
+    members = [one_per_frame(group.masks, frames, choice) for group in groups]
     ranges = [group.ranges for group in groups]
-    alike = np.zeros((len(members), len(members)))
-    for i in range(len(members)):
-        for j in range(i):
-            alike[i, j] = likeness(members[i], members[j], agreement)
-    while alike.size and alike.max() > threshold:
-        i, j = np.unravel_index(int(alike.argmax()), alike.shape)
-        members[j] = one_per_frame(np.union1d(members[i], members[j]), frames, agreement.scores)
-        ranges[j] = join_ranges(ranges[i], ranges[j])
+    # Masks that no instance holds belong to one more, which is left out of account.
+    owner = np.full(len(frames), number)
+    for n, masks in enumerate(members):
+        owner[masks] = n
+    # Joins that may be due, the most alike first; one counts if both sides are still what they were.
+    due: list[tuple[float, int, int, int, int]] = []
+    changes = [0] * number
+
+    def note(n: int) -> None:
+        total, count = (np.bincount(owner, x, minlength=number + 1)[:number] for x in agreement.with_every(members[n]))
+        alike = total / np.maximum(count, 1)
+        alike[n] = 0
+        for other in np.flatnonzero(alike > threshold).tolist():
+            i, j = max(n, other), min(n, other)
+            heapq.heappush(due, (-float(alike[other]), i, j, changes[i], changes[j]))
+
+    for n in range(number):
+        note(n)
+    while due:
+        _, i, j, *seen = heapq.heappop(due)
+        if seen != [changes[i], changes[j]]:
+            continue
+        owner[members[i]] = owner[members[j]] = number
+        members[j] = one_per_frame(np.union1d(members[i], members[j]), frames, choice)
         members[i] = members[i][:0]
-        alike[i, :] = alike[:, i] = 0
-        for k in range(len(members)):
-            if k != j and len(members[k]):
-                alike[max(j, k), min(j, k)] = likeness(members[j], members[k], agreement)
-    return [
-        Instance(masks, spans, instance_score(masks, agreement.scores, length))
-        for masks, spans in zip(members, ranges, strict=True)
-        if len(masks)
-    ]
+        owner[members[j]] = j
+        ranges[j] = join_ranges(ranges[i], ranges[j])
+        changes[i] += 1
+        changes[j] += 1
+        note(j)
+    instances = []
+    for masks, spans in zip(members, ranges, strict=True):
+        if len(masks):
+            chosen = without_outliers(masks, agreement, outlier)
+            instances.append(Instance(chosen, spans, instance_score(chosen, agreement.scores, length)))
+    return instances
 
 
 def join_ranges(a: Ranges, b: Ranges) -> Ranges:
@@ -109,13 +136,21 @@ def inside_share(
     return float(covers[a][:, b].toarray()[np.flatnonzero(some), nearest].mean())
 
 
+def confirmed_share(masks: np.ndarray, visible: np.ndarray) -> float:
+    """Of the frames that see an instance, one left out, the share that has a mask of it beside the first; 0 for one."""
+    return (len(masks) - 1) / max(int(visible[masks].any(0).sum()) - 1, 1)
+
+
 def keep_best(
     instances: list[Instance],
     frames: np.ndarray,
     covers: sparse.csr_array,
     visible: np.ndarray,
+    scores: np.ndarray,
     *,
     least_masks: int,
+    least_score: float,
+    least_share: float,
     inside: float,
     weakest: float,
     most: int,
@@ -127,14 +162,19 @@ def keep_best(
         frames: int64 ``[N]``: the frame of each mask.
         covers: ``[N, N]``: share of mask i's carried points that land in mask j.
         visible: bool ``[N, T]``: in which frames each mask's points are visible.
+        scores: float64 ``[N]``: how far other frames agree with each mask.
         least_masks: instances with fewer masks are dropped.
+        least_score: instances whose masks score less than this on average are dropped.
+        least_share: instances with a smaller `confirmed_share` are dropped.
         inside: an instance is dropped if more than this share of it lies in a better one: it is a part of that.
         weakest: instances that score less than this share of the best are dropped.
         most: the most that are kept.
     """
     kept: list[Instance] = []
     for instance in sorted(instances, key=lambda instance: (-instance.score, int(instance.masks[0]))):
-        if len(instance.masks) < least_masks:
+        if len(instance.masks) < least_masks or scores[instance.masks].mean() < least_score:
+            continue
+        if confirmed_share(instance.masks, visible) < least_share:
             continue
         if len(kept) == most or (kept and instance.score < weakest * kept[0].score):
             break

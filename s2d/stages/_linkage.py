@@ -24,52 +24,53 @@ def linkage_groups(agreement: Agreement, visible: np.ndarray, threshold: float) 
         threshold: in (0, 1).
 
     Returns:
-        Groups of two masks and more; the ranges are the frames that a member sees.
+        Groups of two masks and more, in the order of their first masks; the ranges are the frames that a member sees.
     """
-    strong = (agreement.iou > threshold) & agreement.comparable
-    np.fill_diagonal(strong, False)
-    # A mask that agrees with no other stays alone.
-    chosen = np.flatnonzero(strong.any(1))
-    part = np.ix_(chosen, chosen)
-    labels = _link(agreement.iou[part], agreement.comparable[part], threshold)
     groups = []
-    for label in np.unique(labels):
-        members = chosen[labels == label]
+    for members in _link(agreement, threshold):
         if len(members) > 1:
             groups.append(Group(members, runs_of(visible[members].any(0))))
     return groups
 
 
-def _link(iou: np.ndarray, comparable: np.ndarray, threshold: float) -> np.ndarray:
-    """Group number of each of N items."""
-    number = len(iou)
+def _link(agreement: Agreement, threshold: float) -> list[np.ndarray]:
+    """The members of each group, ascending; groups in the order of their first members.
+
+    A mean of two groups' likeness to a third is never above both: joining makes nothing more alike. So whenever two
+    groups are each other's most alike, they may be joined at once, whatever else is still to be joined (Murtagh 1983,
+    nearest-neighbour chains), and no matrix of all pairs is needed: only what the one or two groups at hand share with
+    every mask.
+    """
+    number = len(agreement.frames)
     labels = np.arange(number)
-    if number < 2:
-        return labels
-    count = comparable.astype(np.float32)
-    total = iou.astype(np.float32) * count
-    for matrix in (total, count):
-        np.fill_diagonal(matrix, 0)
-    alike = total / np.maximum(count, 1)
-    best = alike.argmax(1)
-    top = alike[np.arange(number), best]
-    while True:
-        i = int(top.argmax())
-        if top[i] <= threshold:
-            return labels
-        j = int(best[i])
-        labels[labels == labels[j]] = labels[i]
-        for matrix in (total, count):
-            matrix[i] += matrix[j]
-            matrix[i, i] = 0
-            matrix[:, i] = matrix[i]
-            matrix[j] = matrix[:, j] = 0
-        alike[j] = alike[:, j] = 0
-        alike[i] = total[i] / np.maximum(count[i], 1)
-        alike[:, i] = alike[i]
-        stale = (best == i) | (best == j)
-        stale[[i, j]] = True
-        best[stale] = alike[stale].argmax(1)
-        better = alike[:, i] > alike[np.arange(number), best]
-        best[better] = i
-        top = alike[np.arange(number), best]
+    groups = {mask: [mask] for mask in range(number)}
+
+    def nearest(label: int, total: np.ndarray, count: np.ndarray) -> tuple[float, int]:
+        """The most alike group, and how alike it is."""
+        sums = np.bincount(labels, total, minlength=number)
+        alike = sums / np.maximum(np.bincount(labels, count, minlength=number), 1)
+        alike[label] = 0
+        best = int(alike.argmax())
+        return float(alike[best]), best
+
+    def grow(start: int) -> int:
+        """Walk from a group to ever more alike ones and join two at the end, until nothing is alike to the last."""
+        here, own = start, agreement.with_every(groups[start])
+        likeness, there = nearest(here, *own)
+        while likeness > threshold:
+            others = agreement.with_every(groups[there])
+            closer, beyond = nearest(there, *others)
+            if closer > likeness:
+                here, own, likeness, there = there, others, closer, beyond
+                continue
+            labels[groups[there]] = here
+            groups[here] += groups.pop(there)
+            own = own[0] + others[0], own[1] + others[1]
+            likeness, there = nearest(here, *own)
+        return here
+
+    # Masks that are alike to no other stay alone.
+    for start in np.unique(agreement.iou.tocoo().row[agreement.iou.data > threshold]).tolist():
+        while start in groups and grow(start) != start:
+            pass
+    return sorted((np.sort(members) for members in groups.values()), key=lambda members: int(members[0]))

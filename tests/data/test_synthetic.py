@@ -63,6 +63,22 @@ def test_flow_carries_the_pixels(request, name):
     assert error[value.visible].median() < 8
 
 
+def test_exact_tracks_follow_the_flow_and_come_back_from_behind(clip):
+    """One step is the flow; a point that something hides is carried on, and visible again where its surface is."""
+    length, height, width = clip.layers.shape
+    y, x = torch.meshgrid(torch.arange(0, height, 7), torch.arange(0, width, 7), indexing="ij")
+    x, y = x.flatten(), y.flatten()
+    points = torch.stack([x, y], 1).float()
+    for t in (0, length // 2):
+        tracks, visible = clip.track(points, torch.full((len(points),), t))
+        assert torch.allclose(tracks[:, t], points, atol=1e-3)
+        assert visible[:, t].all()
+        assert torch.allclose(tracks[:, t + 1], points + clip.forward[t, y, x], atol=1e-2)
+        assert (visible[:, t + 1] == clip.visible[t, y, x]).float().mean() > 0.99
+    gone = (~visible[:, :-1] & visible[:, 1:]).any(1)
+    assert gone.any()
+
+
 def test_forward_and_backward_flow_are_inverse(clip):
     rows, columns = torch.meshgrid(torch.arange(96), torch.arange(160), indexing="ij")
     back_x, inside = carried(clip.backward[..., 0], clip.forward)

@@ -1,17 +1,23 @@
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pycocotools import mask as pycocotools_mask
 from scipy import sparse
 from sklearn.cluster import DBSCAN
 
-from s2d.data.synthetic import demo_clip, perturb_proposals
+from s2d.data.synthetic import ProposalNoise, SyntheticSettings, demo_clip, generate_clip, perturb_proposals
 from s2d.data.types import FrameMasks
 from s2d.data.video import Video
+from s2d.data.ytvis import ytvis_dict
 from s2d.errors import InputError
+from s2d.metrics import keymask_quality
+from s2d.motion.dis import VideoFlow
 from s2d.ops import mask_iou, pack_masks, rle_encode, track_coverage, unpack_masks
 from s2d.stages._agreement import (
     Agreement,
@@ -19,16 +25,32 @@ from s2d.stages._agreement import (
     ambiguous_frames,
     cover_matrix,
     flow_agreement,
+    joint_agreement,
     mutual_cover,
     trajectory_agreement,
 )
 from s2d.stages._grouping import Group, dbscan, runs_of, temporal_groups, visibility_groups
-from s2d.stages._instances import Instance, continue_instances, join_duplicates, keep_best, one_per_frame
+from s2d.stages._instances import (
+    Instance,
+    continue_instances,
+    join_duplicates,
+    keep_best,
+    one_per_frame,
+    without_outliers,
+)
 from s2d.stages._linkage import linkage_groups
 from s2d.stages._scenes import split_scenes
 from s2d.stages.discover import DiscoverSettings, discover
+from s2d.stages.job import use_threads
 
 SIZE = (64, 112)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Frames are so small that threads would only wait for each other."""
+    with use_threads(1):
+        yield
 
 
 def texture(seed: int, height: int = SIZE[0], width: int = SIZE[1]) -> np.ndarray:
@@ -183,6 +205,43 @@ def test_empty_and_tiny_masks_do_no_harm():
     assert torch.equal(unpack_masks(found.bits())[0], torch.from_numpy(truth[0]))
 
 
+def test_point_tracks_take_the_place_of_flow():
+    length = 12
+    clip = generate_clip(SyntheticSettings(frames=length, size=SIZE, objects=2, camera=0.0, noise=0.0), seed=3)
+    x, y = np.meshgrid(np.arange(0, SIZE[1], 2), np.arange(0, SIZE[0], 2))
+    grid = torch.from_numpy(np.stack([x, y], -1).reshape(-1, 2)).float()
+    motion = GivenMotion(clip.track(grid.repeat(length, 1), torch.arange(length).repeat_interleave(len(grid))))
+    masks = perturb_proposals(clip.tracks, 1, seed=0)
+    for chosen in (DiscoverSettings(), DiscoverSettings(scoring="trajectory"), DiscoverSettings.paper()):
+        found = discover(clip.video, masks, chosen, motion=motion, progress=False)
+        quality = keymask_quality(found, masks, clip.tracks)
+        assert quality.purity > 0.9
+        assert quality.recall > 0.6
+    with pytest.raises(InputError, match="optical flow for the scoring flow, got point tracks"):
+        discover(clip.video, masks, DiscoverSettings(scoring="flow"), motion=motion, progress=False)
+
+
+def test_nothing_is_matched_across_a_cut():
+    """The same masks before and after: two instances, and one where cuts are ignored and nothing moves."""
+    length = 12
+    video, truth = moving_squares(length)
+    other = Video.from_frames(255 - torch.stack(list(video)))
+    joined = Video.from_frames(torch.cat([torch.stack(list(video))[:6], torch.stack(list(other))[6:]]))
+    masks = proposals([(t, truth[0, t]) for t in range(length)], length)
+    still = torch.zeros(length - 1, *SIZE, 2)
+    shifted = still + torch.tensor([2.0, 0.0])
+
+    class EachScene(GivenMotion):
+        def scene(self, frames, start, video):
+            pairs = slice(start, start + len(frames) - 1)
+            return VideoFlow(shifted[pairs], -shifted[pairs])
+
+    found = discover(joined, masks, motion=EachScene(None), progress=False)
+    assert found.annotated.tolist() == [[True] * 6 + [False] * 6, [False] * 6 + [True] * 6]
+    found = discover(joined, masks, DiscoverSettings(cut=1.0), motion=EachScene(None), progress=False)
+    assert found.annotated.tolist() == [[True] * length]
+
+
 def test_settings_and_inputs_that_cannot_be_used():
     video, truth = moving_squares(4)
     with pytest.raises(InputError, match="expected masks of the 4 frames of video, got masks of 5 frames"):
@@ -190,6 +249,7 @@ def test_settings_and_inputs_that_cannot_be_used():
     for change, words in (
         ({"scoring": "guess"}, "scoring to be one of trajectory, flow, both, got 'guess'"),
         ({"grouping": "guess"}, "grouping to be one of linkage, paper, got 'guess'"),
+        ({"choice": "first"}, "choice to be one of score, last, got 'first'"),
         ({"overlap": 256}, r"overlap of 0 to 255 frames \(max_span - 1\), got 256"),
     ):
         with pytest.raises(InputError, match=words):
@@ -296,12 +356,14 @@ def test_agreement_of_masks_that_stand_still_is_their_iou():
     visible = (coverage.visibility > 0.3).numpy()
     assert visible.all()
     points = trajectory_agreement(cover_matrix(coverage), visible, frames.numpy())
-    assert np.allclose(points.iou, truth, atol=1e-6)
-    assert points.comparable.all()
+    everything = np.arange(12)
+    assert np.allclose(points.iou.toarray(), truth, atol=1e-6)
+    assert points.comparable(everything, everything).all()
     pixels = flow_agreement(pack_masks(dense), frames.numpy(), *flows, (1, 2, 5), 0.1)
     apart = (frames[:, None] - frames[None, :]).abs().numpy()
-    assert np.array_equal(pixels.comparable, np.isin(apart, (1, 2, 5)))
-    assert np.allclose(pixels.iou, np.where(pixels.comparable, truth, 0), atol=1e-6)
+    near = np.isin(apart, (1, 2, 5))
+    assert np.array_equal(pixels.comparable(everything, everything), near)
+    assert np.allclose(pixels.iou.toarray(), np.where(near, truth, 0), atol=1e-6)
     for i in range(12):
         offsets = [t for t in range(6) if abs(t - int(frames[i])) in (1, 2, 5)]
         best = [truth[i][frames.numpy() == t].max() for t in offsets]
@@ -351,7 +413,7 @@ def test_dbscan_equals_sklearn_row_by_row(number, length, kinds, eps, min_sample
     rng = np.random.default_rng(seed)
     prototypes = rng.random((kinds, length)) < 0.5
     rows = prototypes[rng.integers(0, kinds, number)] ^ (rng.random((number, length)) < 0.1)
-    labels = dbscan(rows, eps, min_samples)
+    labels = dbscan(sparse.csr_array(rows), eps, min_samples)
     if number == 0:
         assert labels.shape == (0,)
         return
@@ -412,8 +474,78 @@ def test_paper_grouping_equals_its_restatement(seed):
     covers = sparse.csr_array(cover)
     groups = []
     for group in visibility_groups(gamma > 0.3, frames, 0.2, 5, 0.3):
-        groups += temporal_groups(group, covers, frames, 0.5)
+        groups += temporal_groups(group, covers, frames, 0.5, DiscoverSettings().match_density)
     assert [(group.masks.tolist(), group.ranges) for group in groups] == paper_restated(gamma, cover, frames)
+
+
+class GivenMotion:
+    """A prior that gives what it was given."""
+
+    name, pure = "given", False
+
+    def __init__(self, motion):
+        self.motion = motion
+
+    def fingerprint(self):
+        return {"prior": self.name}
+
+    def scene(self, frames, start, video):
+        return self.motion
+
+
+def one2x_restated(masks, ranges, cover, frames):
+    """Share of masks that cover two masks or more, each by over a quarter, in five frames of the cluster's span."""
+    flagged = 0
+    for i in masks:
+        double = 0
+        for t in range(ranges[0][0], ranges[-1][1] + 1):
+            double += sum(cover[i, j] > 0.25 for j in range(len(frames)) if frames[j] == t) >= 2
+        flagged += double >= 5
+    return round(flagged / len(masks), 2)
+
+
+def restated_to_the_file(seed: int) -> list[float]:
+    """Check what is written for a generated clip against a restatement; returns every one2x."""
+    clip = generate_clip(SyntheticSettings(frames=14, size=(48, 84), objects=2, static_objects=1), seed=seed)
+    noise = ProposalNoise(miss=0.1, merge=0.3, split=0.1, false_masks=0.5, min_area=8)
+    masks = perturb_proposals(clip.tracks, noise, seed=seed)
+    flow = VideoFlow(clip.forward, clip.backward)
+    found = discover(clip.video, masks, DiscoverSettings.paper(), motion=GivenMotion(flow), progress=False)
+    dense, frames = unpack_masks(masks.bits()).numpy(), masks.frames.tolist()
+    carried = track_coverage(
+        masks.bits(), masks.frames, *vars(flow).values(), grid=50, cover_grid=(25, 50), area_per_line=800,
+        least_points=1, threshold=0.25, impl="reference",
+    )  # fmt: skip
+    cover = np.zeros((len(frames), len(frames)))
+    for i in range(len(frames)):
+        own = slice(int(carried.offsets[i]), int(carried.offsets[i + 1]))
+        cover[i, carried.columns[own].numpy()] = carried.values[own].numpy()
+    expected = []
+    for members, ranges in paper_restated(carried.visibility.numpy(), cover, frames):
+        # Of two masks of a frame the later one overwrites the other.
+        chosen = {frames[i]: i for i in members}
+        row = {"visibility_ranges": [list(r) for r in ranges], "areas": [None] * 14, "bboxes": [None] * 14}
+        for t, i in chosen.items():
+            y, x = np.nonzero(dense[i])
+            row["areas"][t] = len(y)
+            row["bboxes"][t] = [x.min(), y.min(), x.max() - x.min() + 1, y.max() - y.min() + 1]
+        row["one2x"] = one2x_restated(list(chosen.values()), ranges, cover, frames)
+        expected.append(row)
+    written = ytvis_dict(found)["annotations"]
+    assert len(written) == len(expected) > 0
+    for annotation in written:
+        assert annotation["category_id"] == 1
+        decoded = [None if code is None else pycocotools_mask.decode(code) for code in annotation["segmentations"]]
+        assert [None if mask is None else int(mask.sum()) for mask in decoded] == annotation["areas"]
+        assert {key: annotation[key] for key in expected[0]} in expected
+    return [row["one2x"] for row in expected]
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation")  # pycocotools and numpy 2
+def test_the_papers_procedure_is_restated_down_to_the_file():
+    flagged = restated_to_the_file(0) + restated_to_the_file(2)
+    assert max(flagged) > 0
+    assert min(flagged) < 1
 
 
 def test_runs():
@@ -427,8 +559,9 @@ def test_runs():
 def agreement_of(owner: np.ndarray, frames: np.ndarray, reach: int, inside: float = 0.8) -> Agreement:
     """Masks of one object agree by ``inside``, and are comparable up to ``reach`` frames apart."""
     same = owner[:, None] == owner[None, :]
-    near = np.abs(frames[:, None] - frames[None, :]) <= reach
-    return Agreement(np.where(same, inside, 0.0), near, np.linspace(0.5, 0.6, len(owner)))
+    sees = np.abs(frames[:, None] - np.arange(frames.max() + 1)) <= reach
+    iou = np.where(same & sees[:, frames], inside, 0.0)
+    return Agreement(sparse.csr_array(iou), (sees,), frames, np.linspace(0.5, 0.6, len(owner)))
 
 
 def test_linkage_hands_agreement_on():
@@ -447,17 +580,74 @@ def test_linkage_keeps_apart_what_disagrees_where_it_is_comparable():
     frames = np.arange(12)
     owner = np.array([0, 1] * 6)
     agreement = agreement_of(owner, frames, 12)
-    agreement.iou[4, :] = agreement.iou[:, 4] = 0.5
+    iou = agreement.iou.toarray()
+    iou[4, :] = iou[:, 4] = 0.5
+    agreement = dataclasses.replace(agreement, iou=sparse.csr_array(iou))
     groups = linkage_groups(agreement, np.ones((12, 12), dtype=bool), 0.4)
     assert sorted(len(group.masks) for group in groups) == [6, 6]
     assert all(len(set(owner[group.masks])) == 1 for group in groups)
 
 
+def linked_restated(agreement: Agreement, threshold: float) -> list[list[int]]:
+    """The two groups with the greatest mean IoU over comparable pairs are joined, again and again."""
+    number = len(agreement.frames)
+    iou, known = agreement.iou.toarray(), agreement.comparable(np.arange(number), np.arange(number))
+    groups = [[i] for i in range(number)]
+    while True:
+        best = (threshold, None)
+        for a in range(len(groups)):
+            for b in range(a):
+                part = np.ix_(groups[a], groups[b])
+                if known[part].any():
+                    best = max(best, (iou[part][known[part]].mean(), (a, b)), key=lambda item: item[0])
+        if best[1] is None:
+            return sorted(sorted(group) for group in groups if len(group) > 1)
+        a, b = best[1]
+        groups[b] += groups.pop(a)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_linkage_equals_its_restatement(seed):
+    rng = np.random.default_rng(seed)
+    number, length = int(rng.integers(5, 40)), 9
+    frames, owner = np.sort(rng.integers(0, length, number)), rng.integers(0, 4, number)
+    kinds = tuple(rng.random((number, length)) < 0.7 for _ in range(2))
+    both = np.logical_or.reduce([sees[:, frames] & sees[:, frames].T for sees in kinds])
+    iou = np.where(owner[:, None] == owner, rng.random((number, number)), 0.4 * rng.random((number, number)))
+    iou = np.triu(iou * (rng.random((number, number)) < 0.8), 1)
+    agreement = Agreement(sparse.csr_array((iou + iou.T) * both), kinds, frames, np.ones(number))
+    groups = linkage_groups(agreement, np.ones((number, length), dtype=bool), 0.3)
+    assert [group.masks.tolist() for group in groups] == linked_restated(agreement, 0.3)
+
+
+def test_both_kinds_of_evidence_together():
+    """Pixels decide where they were compared, points elsewhere."""
+    frames = np.arange(3)
+    everywhere, near = np.ones((3, 3), dtype=bool), np.abs(frames[:, None] - frames) == 1
+    points = Agreement(sparse.csr_array(np.full((3, 3), 0.2)), (everywhere,), frames, np.full(3, 0.4))
+    pixels = Agreement(sparse.csr_array(np.where(near, 0.6, 0) * [[0], [1], [1]]), (near,), frames, np.full(3, 0.8))
+    joint = joint_agreement(points, pixels)
+    assert np.allclose(joint.iou.toarray(), [[0.2, 0, 0.2], [0.6, 0.2, 0.6], [0.2, 0.6, 0.2]])
+    assert joint.comparable(frames, frames).all()
+    assert np.allclose(joint.scores, 0.6)
+    assert joint_agreement(points, None) is points
+
+
+def test_outliers_leave_an_instance():
+    frames = np.arange(5)
+    iou = np.full((5, 5), 0.8)
+    iou[2] = iou[:, 2] = 0.3
+    agreement = Agreement(sparse.csr_array(iou), (np.ones((5, 5), dtype=bool),), frames, np.ones(5))
+    assert without_outliers(frames, agreement, 0.5).tolist() == [0, 1, 3, 4]
+    assert without_outliers(frames, agreement, 0.0).tolist() == [0, 1, 2, 3, 4]
+    assert without_outliers(frames[1:3], agreement, 0.9).tolist() == [1, 2]
+
+
 def test_linkage_of_nothing():
-    nothing = Agreement(np.zeros((0, 0)), np.zeros((0, 0), dtype=bool), np.zeros(0))
-    assert linkage_groups(nothing, np.zeros((0, 4), dtype=bool), 0.4) == []
-    alone = Agreement(np.eye(3), np.ones((3, 3), dtype=bool), np.zeros(3))
-    assert linkage_groups(alone, np.ones((3, 4), dtype=bool), 0.4) == []
+    for number in (0, 3):
+        sees = np.ones((number, 4), dtype=bool)
+        alone = Agreement(sparse.csr_array(np.eye(number)), (sees,), np.arange(number), np.zeros(number))
+        assert linkage_groups(alone, sees, 0.4) == []
 
 
 def test_one_mask_a_frame():
@@ -470,8 +660,8 @@ def test_duplicates_become_one_instance():
     frames = np.repeat(np.arange(6), 2)
     agreement = agreement_of(np.zeros(12, dtype=int), frames, 6)
     groups = [Group(np.arange(0, 12, 2), ((0, 2),)), Group(np.arange(1, 12, 2), ((3, 5),))]
-    assert len(join_duplicates(groups, frames, agreement, 6, 0.9)) == 2
-    (instance,) = join_duplicates(groups, frames, agreement, 6, 0.5)
+    assert len(join_duplicates(groups, agreement, 6, 0.9, 0.0, agreement.scores)) == 2
+    (instance,) = join_duplicates(groups, agreement, 6, 0.5, 0.0, agreement.scores)
     assert instance.masks.tolist() == list(range(1, 12, 2))
     assert instance.ranges == ((0, 5),)
     assert instance.score == pytest.approx(agreement.scores[1::2].mean())
@@ -484,10 +674,11 @@ def test_parts_and_weak_instances_are_left_out():
     covers[np.ix_(part, whole)] = 0.95
     covers[np.ix_(whole, part)] = 0.3
     instances = [Instance(part, ((0, 3),), 0.6), Instance(whole, ((0, 3),), 0.8), Instance(other, ((0, 3),), 0.3)]
-    limits = {"least_masks": 3, "inside": 0.7, "weakest": 0.25, "most": 10}
+    scores = np.tile([0.9, 0.6, 0.3], 4)
+    limits = {"least_masks": 3, "least_score": 0.0, "least_share": 0.0, "inside": 0.7, "weakest": 0.25, "most": 10}
 
     def kept(**change):
-        chosen = keep_best(instances, frames, sparse.csr_array(covers), visible, **{**limits, **change})
+        chosen = keep_best(instances, frames, sparse.csr_array(covers), visible, scores, **{**limits, **change})
         return [instance.score for instance in chosen]
 
     assert kept() == [0.8, 0.3]
@@ -495,3 +686,8 @@ def test_parts_and_weak_instances_are_left_out():
     assert kept(weakest=0.5) == [0.8]
     assert kept(inside=1.0, most=2) == [0.8, 0.6]
     assert kept(least_masks=5) == []
+    assert kept(least_score=0.4) == [0.8]
+    assert kept(least_share=1.0) == [0.8, 0.3]
+    visible = np.ones((12, 9), dtype=bool)
+    assert kept(least_share=0.5) == []
+    assert kept(least_share=3 / 8) == [0.8, 0.3]

@@ -17,7 +17,7 @@ from s2d.data.synthetic.scene import Actor, CameraView, Waypoint, camera_maps
 from s2d.data.synthetic.texture import seabed
 from s2d.data.types import Tracks
 from s2d.data.video import Video
-from s2d.ops import rle_encode
+from s2d.ops import PointTracks, rle_encode
 
 SAND = ((0.86, 0.78, 0.6), (0.6, 0.5, 0.36), (0.3, 0.34, 0.3))
 
@@ -101,6 +101,7 @@ class SyntheticClip:
         backward_visible: bool ``[T - 1, H, W]``: that of a pixel of frame t + 1 was already seen in t.
         owners: int16 ``[T, H, W]``: 0 for the background, n + 1 for track n.
         layers: int16 ``[T, H, W]``: the rigid piece seen at each pixel (a shell, a flipper, ...).
+        maps: float64 ``[T, L, 3, 3]``: from each piece's own coordinates to the picture's pixels.
     """
 
     video: Video
@@ -111,6 +112,27 @@ class SyntheticClip:
     backward_visible: Tensor
     owners: Tensor
     layers: Tensor
+    maps: Tensor
+
+    def track(self, points: Tensor, frame: Tensor) -> PointTracks:
+        """Where points of the surfaces seen at some pixels are in every frame, also where something hides them.
+
+        A point is visible where its nearest pixel shows the piece that it lies on.
+
+        Args:
+            points: float32 ``[G, 2]``: (x, y) in pixels, in the picture.
+            frame: int64 ``[G]`` in [0, T): the frame each point belongs to.
+        """
+        length, height, width = self.layers.shape
+        column, row = points.round().long().unbind(1)
+        piece = self.layers[frame, row, column].long()
+        moves = self.maps[:, piece] @ torch.linalg.inv(self.maps[frame, piece])
+        there = moves @ torch.cat([points.double(), points.new_ones(len(points), 1).double()], 1)[..., None]
+        places = (there[..., :2, 0] / there[..., 2:, 0]).float()
+        column, row = places.round().long().unbind(2)
+        within = (column >= 0) & (column < width) & (row >= 0) & (row < height)
+        seen = self.layers[torch.arange(length)[:, None], row.clamp(0, height - 1), column.clamp(0, width - 1)]
+        return PointTracks(places.transpose(0, 1).contiguous(), (within & (seen == piece)).T.contiguous())
 
 
 def generate_clip(
@@ -265,6 +287,7 @@ def _finish(
         backward_visible=torch.from_numpy(backward_visible),
         owners=owners,
         layers=torch.from_numpy(drawn.layers),
+        maps=torch.from_numpy(drawn.maps),
     )
 
 
