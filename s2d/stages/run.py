@@ -48,6 +48,18 @@ LIBRARIES = ("torch", "numpy", "av", "opencv-python-headless", "scikit-image", "
 NOTHING_MOVES = "nothing moves in this video: no instance was found"
 
 
+# One small model learns from a single video: a weak instance costs it more than a rare one gives.
+FEW_AND_SURE = {
+    "likeness": 0.4,
+    "outlier": 0.0,
+    "least_masks": 3,
+    "least_score": 0.0,
+    "least_share": 0.0,
+    "weakest": 0.25,
+    "max_instances": 10,
+}
+
+
 @dataclass(frozen=True)
 class RunSettings:
     """Parameters of a whole run.
@@ -68,7 +80,7 @@ class RunSettings:
     threads: int | None = None
     working_short_side: int = 360
     propose: ProposeSettings = field(default_factory=ProposeSettings)
-    discover: DiscoverSettings = field(default_factory=DiscoverSettings)
+    discover: DiscoverSettings = field(default_factory=lambda: DiscoverSettings(**FEW_AND_SURE))
     # A small model gives an object to several queries: its duplicates overlap less than those of the paper's model.
     predict: PredictSettings = field(default_factory=lambda: PredictSettings(nms_threshold=0.5))
 
