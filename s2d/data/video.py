@@ -234,7 +234,7 @@ def write_video(
 def _encode(path: Path, frames: Iterable[Tensor], rate: Fraction, timestamps: Sequence[float] | None, crf: int) -> int:
     count = 0
     with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
-        # Equal frames give equal files: where frames are small, the macroblock tree reads memory that nobody wrote.
+        # Equal frames give equal files: the macroblock tree would read memory that nobody wrote.
         options = {"crf": str(crf), "preset": "veryfast", "x264-params": "mbtree=0"}
         stream = container.add_stream("libx264", rate=rate, options=options)
         stream.pix_fmt = "yuv420p"
