@@ -68,7 +68,8 @@ class RunSettings:
     threads: int | None = None
     working_short_side: int = 360
     propose: ProposeSettings = field(default_factory=ProposeSettings)
-    discover: DiscoverSettings = field(default_factory=DiscoverSettings)
+    # One small model learns from a single video: a weak instance costs it more than a rare one gives.
+    discover: DiscoverSettings = field(default_factory=lambda: DiscoverSettings(weakest=0.25))
     # A small model gives an object to several queries: its duplicates overlap less than those of the paper's model.
     predict: PredictSettings = field(default_factory=lambda: PredictSettings(nms_threshold=0.5))
 
