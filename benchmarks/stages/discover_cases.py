@@ -108,7 +108,7 @@ def ablations() -> dict[str, Way]:
         "parts are kept": {"inside": 1.0},
         "likeness 0.2": {"likeness": 0.2},
         "likeness 0.4": {"likeness": 0.4},
-        "across cuts": {"cut": 1.0},
+        "across cuts": {"cut": 1.0, "cut_flow": 0.0},
         "the paper's grouping": {"grouping": "paper"},
         "the paper's grids": {"least_points": 1},
     }
@@ -116,7 +116,7 @@ def ablations() -> dict[str, Way]:
         "official": {},
         "official, best mask of a frame": {"choice": "score"},
         "official, duplicates joined": {"likeness": 0.3},
-        "official, split at cuts": {"cut": 0.4},
+        "official, split at cuts": {"cut": 0.4, "cut_flow": 0.3},
         "official, 3 masks make a cluster": {
             "visibility_samples": 3,
             "match_density": ((50, 0.05, 3), (9, 0.1, 3), (0, 0.1, 3)),

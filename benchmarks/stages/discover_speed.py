@@ -28,6 +28,7 @@ from s2d.viz.table import text_table
 # The functions whose calls are timed, by the name of the step.
 STEPS: dict[str, tuple[ModuleType, str]] = {
     "masks at the size of the flow": (stage, "_resize"),
+    "cuts in the flow": (stage, "without_cuts"),
     "coverage by points": (stage, "_coverage"),
     "agreement by points": (stage.evidence, "trajectory_agreement"),
     "agreement by pixels": (stage.evidence, "flow_agreement"),

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from s2d.data.video import Video
+from s2d.motion.dis import VideoFlow
+from s2d.ops import flow_consistency
 
 # Colour levels per channel of the histograms, and how many earlier distances say what is usual.
 _LEVELS, _MEMORY = 8, 8
@@ -59,6 +61,24 @@ def split_scenes(video: Video, max_span: int, overlap: int, cut: float) -> Itera
         frames.append(frame)
     if frames:
         yield Scene(start, torch.stack(frames), continues)
+
+
+def without_cuts(flow: VideoFlow, least: float) -> VideoFlow:
+    """The flow, unknown (NaN) both ways between frames that no motion leads across: a cut that colours do not show.
+
+    There the forward-backward check holds at less than the share ``least`` of the pixels whose flow is known. By DIS it
+    holds at 0.57 and more between neighbours of ten real clips, and at 0.03 to 0.16 across cuts of generated ones.
+    """
+    cuts = []
+    for t in range(len(flow.forward)):
+        known = flow.forward[t].isfinite().all(-1).sum()
+        if known and flow_consistency(flow.forward[t], flow.backward[t]).sum() < least * known:
+            cuts.append(t)
+    if not cuts:
+        return flow
+    forward, backward = flow.forward.clone(), flow.backward.clone()
+    forward[cuts] = backward[cuts] = torch.nan
+    return VideoFlow(forward, backward)
 
 
 def _histogram(frame: Tensor) -> np.ndarray:

@@ -36,7 +36,7 @@ from s2d.stages import _agreement as evidence
 from s2d.stages._grouping import Group, temporal_groups, visibility_groups
 from s2d.stages._instances import Instance, continue_instances, join_duplicates, keep_best
 from s2d.stages._linkage import linkage_groups
-from s2d.stages._scenes import Scene, split_scenes
+from s2d.stages._scenes import Scene, split_scenes, without_cuts
 
 SCORINGS = ("trajectory", "flow", "both")
 GROUPINGS = ("linkage", "paper")
@@ -61,6 +61,8 @@ class DiscoverSettings:
         max_span: frames followed at once; longer scenes are split.
         overlap: frames that two parts of a split scene share.
         cut: change of the colour histogram (0 to 1) that starts a new scene; nothing is matched across; 1 for never.
+        cut_flow: where flow forward and backward agree at less than this share of the pixels, a cut lies between two
+            frames, whatever their colours; nothing is matched across; 0 for never.
         grid: lines of the point grid for visibility.
         cover_grid: least and most lines of the grid for coverage.
         area_per_line: pixels of mask, of the size it was given in, for each line between the two.
@@ -94,6 +96,7 @@ class DiscoverSettings:
     max_span: int = 256
     overlap: int = 16
     cut: float = 0.4
+    cut_flow: float = 0.3
     grid: int = 50
     cover_grid: tuple[int, int] = (25, 50)
     area_per_line: int = 800
@@ -142,6 +145,7 @@ class DiscoverSettings:
             "choice": "last",
             "max_span": sys.maxsize,
             "cut": 1.0,
+            "cut_flow": 0.0,
             "least_points": 1,
             "outlier": 0.0,
             "least_masks": 1,
@@ -207,6 +211,8 @@ def _of_scene(
     scene: Scene, motion: VideoFlow | PointTracks, masks: FrameMasks, part: slice, settings: DiscoverSettings
 ) -> tuple[list[Instance], Tensor]:
     """Instances of one scene, in the numbering of the whole video, and a score for every mask of ``part``."""
+    if isinstance(motion, VideoFlow) and settings.cut_flow > 0:
+        motion = without_cuts(motion, settings.cut_flow)
     frames = masks.frames[part] - scene.start
     bits = _resize(masks.bits(part), tuple(scene.frames.shape[2:]))
     coverage = _coverage(bits, frames, motion, masks.size, settings)

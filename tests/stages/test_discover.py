@@ -39,7 +39,7 @@ from s2d.stages._instances import (
     without_outliers,
 )
 from s2d.stages._linkage import linkage_groups
-from s2d.stages._scenes import split_scenes
+from s2d.stages._scenes import split_scenes, without_cuts
 from s2d.stages.discover import DiscoverSettings, discover
 from s2d.stages.job import use_threads
 
@@ -238,8 +238,35 @@ def test_nothing_is_matched_across_a_cut():
 
     found = discover(joined, masks, motion=EachScene(None), progress=False)
     assert found.annotated.tolist() == [[True] * 6 + [False] * 6, [False] * 6 + [True] * 6]
-    found = discover(joined, masks, DiscoverSettings(cut=1.0), motion=EachScene(None), progress=False)
+    found = discover(joined, masks, DiscoverSettings(cut=1.0, cut_flow=0.0), motion=EachScene(None), progress=False)
     assert found.annotated.tolist() == [[True] * length]
+
+
+def test_a_cut_between_frames_of_the_same_colours_is_seen_by_the_flow():
+    length = 12
+    frames = torch.from_numpy(texture(0)).permute(2, 0, 1).expand(length, -1, -1, -1)
+    generator = torch.Generator().manual_seed(0)
+    forward, backward = (torch.zeros(length - 1, *SIZE, 2) for _ in range(2))
+    forward[5], backward[5] = (10 * torch.randn(*SIZE, 2, generator=generator) for _ in range(2))
+    flow = VideoFlow(forward, backward)
+    known = without_cuts(flow, 0.3)
+    for before, after in ((forward, known.forward), (backward, known.backward)):
+        assert before.isfinite().all()
+        assert after[5].isnan().all()
+        assert torch.equal(after[[0, 4, 6, 10]], before[[0, 4, 6, 10]])
+    assert without_cuts(flow, 0.0) is flow
+    masks = proposals([(t, blob(10, 20, 20, 30)) for t in range(length)], length)
+    found = discover(Video.from_frames(frames), masks, motion=GivenMotion(flow), progress=False)
+    assert found.annotated.tolist() == [[True] * 6 + [False] * 6, [False] * 6 + [True] * 6]
+
+
+def test_flow_that_is_known_at_few_pixels_is_no_cut():
+    flow = torch.full((1, *SIZE, 2), torch.nan)
+    flow[:, ::4, ::4] = 0.0
+    given = VideoFlow(flow, torch.zeros_like(flow))
+    assert without_cuts(given, 0.3) is given
+    unknown = VideoFlow(torch.full_like(flow, torch.nan), torch.full_like(flow, torch.nan))
+    assert without_cuts(unknown, 0.3) is unknown
 
 
 def test_settings_and_inputs_that_cannot_be_used():
