@@ -1,20 +1,17 @@
 // bitmask: binds the CUDA launchers to torch's CUDA dispatch key.
 
-#include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
 #include <optional>
 #include <vector>
 
+#include "../common/binding.h"
 #include "../common/check.h"
-#include "../common/stream.h"
 #include "bitmask.h"
 
 namespace s2d::bitmask {
 namespace {
-
-using torch::stable::accelerator::DeviceGuard;
 
 std::vector<int64_t> leading_sizes(const Tensor& tensor, int64_t dropped) {
   std::vector<int64_t> sizes;
@@ -23,11 +20,6 @@ std::vector<int64_t> leading_sizes(const Tensor& tensor, int64_t dropped) {
 }
 
 const uint64_t* words_of(const Tensor& tensor) { return static_cast<const uint64_t*>(tensor.const_data_ptr()); }
-
-template <typename T>
-T* out_of(Tensor& tensor) {
-  return static_cast<T*>(tensor.mutable_data_ptr());
-}
 
 Tensor pack_masks(const Tensor& masks) {
   const DeviceGuard guard(masks.get_device_index());

@@ -8,8 +8,8 @@
 
 namespace s2d {
 
-// Bytes of work, some hundred microseconds, under which a second thread costs more than it gives: waking one takes a few
-// microseconds on an idle machine and milliseconds on a busy one.
+// Bytes of work, some hundred microseconds, under which a second thread costs more than it gives: waking one takes a
+// few microseconds on an idle machine and milliseconds on a busy one.
 constexpr int64_t kGrainBytes = 1 << 20;
 
 // Run body(begin, end) over [0, items), each item touching about bytes_per_item bytes.

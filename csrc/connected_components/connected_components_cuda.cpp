@@ -1,18 +1,15 @@
 // connected_components: binds the CUDA launchers to torch's CUDA dispatch key.
 
-#include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
 #include <tuple>
 
-#include "../common/stream.h"
+#include "../common/binding.h"
 #include "call.h"
 
 namespace s2d::connected_components {
 namespace {
-
-using torch::stable::accelerator::DeviceGuard;
 
 // Scratch memory in three tensors: each costs the host a microsecond.
 class Workspace {

@@ -1,30 +1,16 @@
 // flow_warp_iou: binds the CUDA launchers to torch's CUDA dispatch key.
 
-#include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
 #include <optional>
 #include <tuple>
 
-#include "../common/stream.h"
+#include "../common/binding.h"
 #include "checks.h"
 
 namespace s2d::flow_warp_iou {
 namespace {
-
-using torch::stable::accelerator::DeviceGuard;
-
-// Contiguous, and beginning where (dx, dy) can be loaded at once: a slice of a buffer may begin in the middle of one.
-Tensor as_vectors(const Tensor& flow) {
-  const Tensor result = torch::stable::contiguous(flow);
-  return reinterpret_cast<uintptr_t>(result.const_data_ptr()) % 8 ? torch::stable::clone(result) : result;
-}
-
-template <typename T>
-T* out_of(Tensor& tensor) {
-  return static_cast<T*>(tensor.mutable_data_ptr());
-}
 
 std::tuple<Tensor, Tensor, Tensor> flow_warp_counts(const Tensor& source, const Tensor& target, int64_t width,
                                                     const Tensor& flow, std::optional<Tensor> visible,

@@ -1,6 +1,5 @@
 // point_tracks: binds the CUDA launchers to torch's CUDA dispatch key.
 
-#include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
@@ -9,33 +8,15 @@
 #include <string>
 #include <tuple>
 
-#include "../common/stream.h"
+#include "../common/binding.h"
 #include "checks.h"
 #include "launchers.h"
 
 namespace s2d::point_tracks {
 namespace {
 
-using torch::stable::accelerator::DeviceGuard;
-
 // What a run has room for at first. A run that needed more is done again with what it needs.
 constexpr int64_t kPointsPerMask = 512, kPairsPerMaskAndFrame = 2;
-
-template <typename T>
-const T* in_of(const Tensor& tensor) {
-  return static_cast<const T*>(tensor.const_data_ptr());
-}
-
-template <typename T>
-T* out_of(Tensor& tensor) {
-  return static_cast<T*>(tensor.mutable_data_ptr());
-}
-
-// Contiguous, and beginning where (dx, dy) can be loaded at once: a slice of a buffer may begin in the middle of one.
-Tensor as_vectors(const Tensor& values) {
-  const Tensor result = torch::stable::contiguous(values);
-  return reinterpret_cast<uintptr_t>(result.const_data_ptr()) % 8 ? torch::stable::clone(result) : result;
-}
 
 Flows flows_of(const Tensor& forward, const Tensor& backward) {
   return {forward.const_data_ptr(), backward.const_data_ptr(), forward.scalar_type() == ScalarType::Half,

@@ -1,6 +1,5 @@
 // rle: binds the CUDA launchers to torch's CUDA dispatch key.
 
-#include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
@@ -11,24 +10,12 @@
 #include <tuple>
 
 #include "../bitmask/bitmask.h"
+#include "../common/binding.h"
 #include "../common/check.h"
-#include "../common/stream.h"
 #include "launchers.h"
 
 namespace s2d::rle {
 namespace {
-
-using torch::stable::accelerator::DeviceGuard;
-
-template <typename T>
-const T* in_of(const Tensor& tensor) {
-  return static_cast<const T*>(tensor.const_data_ptr());
-}
-
-template <typename T>
-T* out_of(Tensor& tensor) {
-  return static_cast<T*>(tensor.mutable_data_ptr());
-}
 
 // The only value of a tensor: waits for the device.
 int64_t item(const Tensor& number) {
