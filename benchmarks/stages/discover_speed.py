@@ -1,4 +1,8 @@
-"""Seconds of each step of discovery, how they grow, and what the official way would compute."""
+"""Seconds of each step of discovery, how they grow, and what the official way would compute.
+
+On a machine that does other work, too, set ``OMP_WAIT_POLICY=PASSIVE``: threads that wait for each other actively
+multiply the time of short operators there.
+"""
 
 from __future__ import annotations
 
@@ -155,6 +159,7 @@ def speed(quick: bool) -> dict[str, Any]:
         f"the official way: {cost['passes']} passes of CoTracker3 over the video, about {cost['flops']:.1e} operations"
     )
     result = {"frames": len(frames), "proposals": len(ten), "flow": flow, "official": cost, "load": os.getloadavg()[0]}
+    result |= {"threads": torch.get_num_threads(), "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY")}
     result |= {"seconds": main.seconds, "stored bytes": main.stored, "growth": {}}
     if quick:
         return result
