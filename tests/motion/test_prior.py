@@ -185,7 +185,10 @@ BAD = [
     (("--motion", "files:{0}/few"), "expected 5 files of flow"),
     (("--motion", "files:{0}/square"), "in the shape of the frames"),
     (("--motion", "files:{0}/broken"), "expected a .flo file of flow in"),
-    (("--motion", "files:{0}/tracks.npz"), "point tracks are not supported by this scoring"),
+    (
+        ("--motion", "files:{0}/tracks.npz", "--scoring", "flow"),
+        "gives optical flow for the scoring flow, got point tracks",
+    ),
     (("--motion", "files:{0}/text.npz"), "expected a .npz file of arrays"),
 ]
 
