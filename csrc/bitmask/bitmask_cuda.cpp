@@ -19,8 +19,6 @@ std::vector<int64_t> leading_sizes(const Tensor& tensor, int64_t dropped) {
   return sizes;
 }
 
-const uint64_t* words_of(const Tensor& tensor) { return static_cast<const uint64_t*>(tensor.const_data_ptr()); }
-
 Tensor pack_masks(const Tensor& masks) {
   const DeviceGuard guard(masks.get_device_index());
   const Tensor source = torch::stable::contiguous(masks);
@@ -28,8 +26,8 @@ Tensor pack_masks(const Tensor& masks) {
   std::vector<int64_t> shape = leading_sizes(source, 1);
   shape.push_back(words_for(width));
   Tensor result = torch::stable::new_empty(source, shape, ScalarType::Long);
-  launch_pack(static_cast<const uint8_t*>(source.const_data_ptr()), out_of<uint64_t>(result),
-              product_of(source, 0, source.dim() - 1), width, current_stream(source));
+  launch_pack(in_of<uint8_t>(source), out_of<uint64_t>(result), product_of(source, 0, source.dim() - 1), width,
+              current_stream(source));
   return result;
 }
 
@@ -39,7 +37,7 @@ Tensor unpack_masks(const Tensor& words, int64_t width) {
   std::vector<int64_t> shape = leading_sizes(source, 1);
   shape.push_back(width);
   Tensor result = torch::stable::new_empty(source, shape, ScalarType::Byte);
-  launch_unpack(words_of(source), out_of<uint8_t>(result), product_of(source, 0, source.dim() - 1), width,
+  launch_unpack(in_of<uint64_t>(source), out_of<uint8_t>(result), product_of(source, 0, source.dim() - 1), width,
                 current_stream(source));
   return result;
 }
@@ -47,7 +45,7 @@ Tensor unpack_masks(const Tensor& words, int64_t width) {
 // Areas of masks whose last `dims` dimensions are one mask.
 Tensor area_of(const Tensor& words, int64_t dims) {
   Tensor result = torch::stable::new_zeros(words, leading_sizes(words, dims), ScalarType::Long);
-  launch_area(words_of(words), out_of<int64_t>(result), product_of(words, 0, words.dim() - dims),
+  launch_area(in_of<uint64_t>(words), out_of<int64_t>(result), product_of(words, 0, words.dim() - dims),
               product_of(words, words.dim() - dims, words.dim()), current_stream(words));
   return result;
 }
@@ -63,7 +61,7 @@ Tensor mask_bbox(const Tensor& words) {
   std::vector<int64_t> shape = leading_sizes(source, 2);
   shape.push_back(4);
   Tensor result = torch::stable::new_empty(source, shape, ScalarType::Long);
-  launch_bbox(words_of(source), out_of<int64_t>(result), product_of(source, 0, source.dim() - 2),
+  launch_bbox(in_of<uint64_t>(source), out_of<int64_t>(result), product_of(source, 0, source.dim() - 2),
               source.size(source.dim() - 2), source.size(source.dim() - 1), current_stream(source));
   return result;
 }
@@ -75,14 +73,14 @@ Tensor mask_iou(const Tensor& a, const Tensor& b) {
   Tensor counts = torch::stable::new_zeros(left, {n, m}, ScalarType::Long);
   Tensor result = torch::stable::new_empty(left, {n, m}, ScalarType::Float);
   std::optional<Tensor> area_a, area_b;
-  if (words_of(left) != words_of(right) || n != m) {
+  if (in_of<uint64_t>(left) != in_of<uint64_t>(right) || n != m) {
     area_a = area_of(left, left.dim() - 1);
     area_b = area_of(right, right.dim() - 1);
   }
   const auto areas_of = [](const std::optional<Tensor>& area) {
     return area ? static_cast<const int64_t*>(area->const_data_ptr()) : nullptr;
   };
-  launch_iou(words_of(left), words_of(right), areas_of(area_a), areas_of(area_b), out_of<int64_t>(counts),
+  launch_iou(in_of<uint64_t>(left), in_of<uint64_t>(right), areas_of(area_a), areas_of(area_b), out_of<int64_t>(counts),
              out_of<float>(result), n, m, product_of(left, 1, left.dim()), current_stream(left));
   return result;
 }
@@ -91,8 +89,8 @@ Tensor mask_nms(const Tensor& words, const Tensor& order, double threshold) {
   const DeviceGuard guard(words.get_device_index());
   const Tensor overlaps = mask_iou(words, words), visits = torch::stable::contiguous(order);
   Tensor result = torch::stable::new_empty(words, {words.size(0)}, ScalarType::Byte);
-  launch_nms(static_cast<const float*>(overlaps.const_data_ptr()), static_cast<const int64_t*>(visits.const_data_ptr()),
-             out_of<uint8_t>(result), words.size(0), threshold, current_stream(words));
+  launch_nms(in_of<float>(overlaps), in_of<int64_t>(visits), out_of<uint8_t>(result), words.size(0), threshold,
+             current_stream(words));
   return result;
 }
 

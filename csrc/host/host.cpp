@@ -24,7 +24,6 @@ std::string cpu_isa() {
 PYBIND11_MODULE(_host, module) {
   module.doc() = "Work on bytes that needs no tensor.";
   module.def("cpu_isa", &cpu_isa, "The instruction set the CPU kernels use: baseline, avx2 or avx512.");
-  s2d::host::add_strings(module);
   auto rle = module.def_submodule("rle", "What s2d.rle is made of.");
   s2d::host::add_batch(rle);
   s2d::host::add_masks(rle);

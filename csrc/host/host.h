@@ -6,7 +6,6 @@
 namespace s2d::host {
 
 void add_batch(pybind11::module_& module);
-void add_strings(pybind11::module_& module);
 void add_masks(pybind11::module_& module);
 void add_measures(pybind11::module_& module);
 void add_iou(pybind11::module_& module);

@@ -220,7 +220,8 @@ def test_where_nothing_moves_the_results_are_empty_and_whole(clip_path, tmp_path
 def test_masks_can_be_given_instead_of_found(clip_path, tmp_path, stand_ins, settings):
     run(clip_path, tmp_path / "first", settings, progress=False)
     stand_ins.calls.clear()
-    given = RunSettings(threads=1, working_short_side=24, proposals=str(tmp_path / "first/work/proposals.json"))
+    found = tmp_path / "first" / "work" / "proposals.json"
+    given = RunSettings(threads=1, working_short_side=24, proposals=str(found))
     run(clip_path, tmp_path / "second", given, progress=False)
     assert stand_ins.calls == STAGES[1:]
     first, second = (read_ytvis(tmp_path / name / "tracks.json")[0] for name in ("first", "second"))
