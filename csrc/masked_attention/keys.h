@@ -1,6 +1,7 @@
 // masked_attention on the CPU: 64 keys at a time, one query after another, a register of keys in one step.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <utility>
@@ -101,6 +102,19 @@ S2D_LOOP void copy_rows(const Rows<T>& from, int64_t clip, int64_t head, int64_t
   for (int64_t key = 0; key < count; ++key) {
     const T* row = from.at(clip, head, first + key);
     for (int64_t d = 0; d < channels; ++d) rows[key * pitch + d] = row[d];
+  }
+}
+
+// Ask for the part of the next 64 keys that falls to one of many queries: short rows far apart are more than the
+// hardware foresees.
+template <typename T>
+S2D_LOOP void prefetch_share(const Rows<T>& from, int64_t clip, int64_t head, int64_t first, int64_t end,
+                             int64_t channels, int64_t query, int64_t queries) {
+  constexpr int64_t kLine = 64 / sizeof(T);
+  const int64_t last = std::min(first + kWordBits * (query + 1) / queries, end);
+  for (int64_t key = first + kWordBits * query / queries; key < last; ++key) {
+    const T* row = from.at(clip, head, key);
+    for (int64_t d = 0; d < channels; d += kLine) __builtin_prefetch(row + d);
   }
 }
 
