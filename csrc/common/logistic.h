@@ -2,21 +2,10 @@
 #pragma once
 
 #include <cmath>
-#include <cstdint>
 
-#include "simd.h"
+#include "lanes.h"
 
 namespace s2d {
-
-// kLanes values side by side in one register.
-template <typename T, int kLanes>
-struct Vector {
-  typedef T Values __attribute__((vector_size(kLanes * sizeof(T))));
-  typedef T InMemory __attribute__((vector_size(kLanes * sizeof(T)), aligned(alignof(T)), may_alias));
-  typedef int32_t Bits __attribute__((vector_size(kLanes * sizeof(int32_t))));
-};
-template <typename T, int kLanes>
-using Lanes = typename Vector<T, kLanes>::Values;
 
 // softplus(x) = max(x, 0) + log1p(e) and sigmoid(x) = (1 or e) / (1 + e) with one exponential e = exp(-|x|). NaN gives
 // NaN. The polynomials are minimax fits with errors of 4e-9.
