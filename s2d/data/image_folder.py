@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -36,7 +36,11 @@ class ImageFolder:
 
     def frames(self, start: int) -> Iterator[np.ndarray]:
         for path in self.paths[start:]:
-            yield read_image(path)
+            image = read_image(path)
+            if image.shape[:2] != self.size:
+                wanted, found = (f"{w} x {h}" for h, w in (self.size, image.shape[:2]))
+                raise InputError(f"expected an image of {wanted} in {path}, as the first of its video, got {found}")
+            yield image
 
 
 def open_image_folder(folder: Path) -> ImageFolder:
@@ -48,12 +52,23 @@ def open_image_folder(folder: Path) -> ImageFolder:
     paths = list_images(folder, SUFFIXES)
     if not paths:
         raise InputError(f"expected images ({', '.join(SUFFIXES)}) in the folder {folder}, got none")
-    sizes = [_upright_size(path) for path in paths]
+    sizes = [upright_size(path) for path in paths]
     for path, size in zip(paths, sizes, strict=True):
         if size != sizes[0]:
             first, other = (f"{name} of {w} x {h}" for name, (h, w) in ((paths[0].name, sizes[0]), (path.name, size)))
             raise InputError(f"expected images of one size in {folder}, got {first} and {other}")
     return ImageFolder(tuple(paths), sizes[0])
+
+
+def listed_images(paths: Sequence[Path]) -> ImageFolder:
+    """The images with these names as one video: only the first is looked at, the others when they are read.
+
+    Raises:
+        InputError: there is no first image, or it cannot be read.
+    """
+    if not paths:
+        raise InputError("expected at least one image of a video, got none")
+    return ImageFolder(tuple(paths), upright_size(paths[0]))
 
 
 def list_images(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
@@ -79,7 +94,8 @@ def natural_order(text: str) -> list[tuple[int, int, str]]:
     return [(0, int(part), "") if part.isdecimal() else (1, 0, part.lower()) for part in re.split(r"(\d+)", text)]
 
 
-def _upright_size(path: Path) -> tuple[int, int]:
+def upright_size(path: Path) -> tuple[int, int]:
+    """(H, W) from the header of an image file; InputError where it cannot be read."""
     try:
         with Image.open(path) as file:
             width, height = file.size
