@@ -16,6 +16,9 @@ from s2d.errors import InputError
 SUFFIXES = (".jpg", ".jpeg", ".png")
 FPS = Fraction(25)
 
+# Cameras append bytes after the end of a picture: it is looked for in so many.
+_TAIL = 4096
+
 # EXIF orientations that lay the image on its side (TIFF 6.0, tag 274).
 _ORIENTATION, _SIDEWAYS = 0x0112, (5, 6, 7, 8)
 
@@ -34,8 +37,8 @@ class ImageFolder:
     def timestamps(self) -> np.ndarray:
         return np.arange(len(self.paths)) / float(FPS)
 
-    def frames(self, start: int) -> Iterator[np.ndarray]:
-        for path in self.paths[start:]:
+    def frames(self, start: int, step: int = 1) -> Iterator[np.ndarray]:
+        for path in self.paths[start::step]:
             image = read_image(path)
             if image.shape[:2] != self.size:
                 wanted, found = (f"{w} x {h}" for h, w in (self.size, image.shape[:2]))
@@ -87,6 +90,14 @@ def read_image(path: Path) -> np.ndarray:
             return np.asarray(image.convert("RGB"))
     except (OSError, UnidentifiedImageError, ValueError, SyntaxError) as error:
         raise InputError(f"expected an image in {path}, got a file that cannot be read: {error}") from None
+
+
+def ends_early(path: Path) -> bool:
+    """Whether a JPEG or PNG file lacks its end, as a copy that was broken off does; OSError where unreadable."""
+    mark = {".png": b"IEND\xae\x42\x60\x82"}.get(path.suffix.lower(), b"\xff\xd9")
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - _TAIL))
+        return mark not in file.read()
 
 
 def natural_order(text: str) -> list[tuple[int, int, str]]:

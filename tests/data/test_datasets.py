@@ -241,7 +241,7 @@ def test_what_is_no_dataset(tmp_path):
         open_dataset(tmp_path / "nothing")
     with pytest.raises(InputError, match="got none of them"):
         open_dataset(tmp_path)
-    with pytest.raises(InputError, match="one of davis, .*, got 'coco'"):
+    with pytest.raises(InputError, match=r"one of davis, .*, got 'coco'"):
         open_dataset(tmp_path, format="coco")
     (tmp_path / "x.json").write_text("[]")
     with pytest.raises(InputError, match="another kind of json"):
