@@ -14,6 +14,9 @@ from s2d.errors import InputError
 # Rec. 601 luma: what is left of a colour without saturation.
 _LUMA = np.array([0.299, 0.587, 0.114])
 
+# A pixel of a mask is set where half of it is; who rounds how must not decide about exactly half.
+HALF = 0.5 - 1e-4
+
 
 @dataclass(frozen=True)
 class LoaderSettings:
@@ -149,7 +152,7 @@ def transform_masks(masks: Tensor, plan: ClipPlan, settings: LoaderSettings) -> 
     """The same crop, resize and flip; a pixel is set where half of it is: uint8 of 0 and 1 to bool ``[G, T, h, w]``."""
     if len(masks) == 0:
         return torch.zeros(0, masks.shape[1], *settings.size, dtype=torch.bool, device=masks.device)
-    return _placed(masks, plan, settings) >= 0.5
+    return _placed(masks, plan, settings) >= HALF
 
 
 def _placed(planes: Tensor, plan: ClipPlan, settings: LoaderSettings) -> Tensor:

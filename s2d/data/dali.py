@@ -10,12 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from s2d.data.clip_plan import ClipPlan, LoaderSettings
+from s2d.data.clip_plan import HALF, ClipPlan, LoaderSettings
 from s2d.data.image_folder import ImageFolder, ends_early
 from s2d.data.video import Video
 from s2d.data.video_cut import cut_frames
@@ -107,7 +108,7 @@ def request(video: Video, plan: ClipPlan, masks: np.ndarray) -> Request | None:
     return Request((encoded,), (plan.times - origin).astype(np.int32), plan, masks)
 
 
-def _read(path) -> np.ndarray:
+def _read(path: Path) -> np.ndarray:
     try:
         # DALI fills what is missing of an image with grey.
         if ends_early(path):
@@ -147,26 +148,28 @@ class DaliDecoder:
         Raises:
             DaliError: something in one of the requests does not decode.
         """
-        videos = [r for r in requests if not r.images]
-        images = [r for r in requests if r.images]
+        videos = [n for n, request in enumerate(requests) if not request.images]
+        images = [n for n, request in enumerate(requests) if request.images]
         try:
-            running = [("masks", self._start_masks(requests))]
-            running += [("videos", self._start_videos(videos))] if videos else []
-            running += [("images", self._start_images(images))] if images else []
-            done = {name: pipeline.outputs()[0] for name, pipeline in running}
+            running = {"masks": self._start_masks(requests)}
+            if videos:
+                running["videos"] = self._start_videos([requests[n] for n in videos])
+            if images:
+                running["images"] = self._start_images([requests[n] for n in images])
+            done = {name: pipeline.outputs()[0] for name, pipeline in running.items()}
             if self._device.type == "cuda":
                 torch.cuda.synchronize(self._device)
         except (RuntimeError, ValueError, IndexError) as error:
             # A pipeline in which something failed is not usable any more.
             self._pipelines.clear()
-            raise DaliError(str(error).strip().splitlines()[-1]) from None
+            raise DaliError(_reason(error)) from None
         clips: dict[int, Tensor] = {}
         if videos:
-            clips |= zip(map(id, videos), torch.from_dlpack(done["videos"].as_tensor()), strict=True)
+            clips |= zip(videos, torch.from_dlpack(done["videos"].as_tensor()), strict=True)
         if images:
             stacked = torch.from_dlpack(done["images"].as_tensor()).unflatten(0, (len(images), -1))
-            clips |= zip(map(id, images), stacked, strict=True)
-        return [(clips[id(r)], self._masks(r, done["masks"][n])) for n, r in enumerate(requests)]
+            clips |= zip(images, stacked, strict=True)
+        return [(clips[n], self._masks(request, done["masks"][n])) for n, request in enumerate(requests)]
 
     def _masks(self, request: Request, output: object) -> Tensor:
         number, length = request.masks.shape[:2]
@@ -204,6 +207,11 @@ class DaliDecoder:
         return pipeline
 
 
+def _reason(error: Exception) -> str:
+    """The line of DALI's message that says what happened; the others say where."""
+    return str(error).rpartition("encountered:")[2].strip().partition("\n")[0]
+
+
 def _build(kind: str, settings: LoaderSettings, device: torch.device, threads: int) -> object:
     from nvidia.dali import fn, math, pipeline_def, types
 
@@ -239,7 +247,7 @@ def _build(kind: str, settings: LoaderSettings, device: torch.device, threads: i
         if kind == "masks":
             planes = fn.external_source(name="planes", layout="FHWC")
             flipped = fn.flip(placed(planes.gpu() if gpu else planes), horizontal=fn.external_source(name="mirrored"))
-            return flipped >= 0.5
+            return flipped >= HALF
         encoded = fn.external_source(name="encoded")
         where = "mixed" if gpu else "cpu"
         if kind == "images":
