@@ -33,17 +33,20 @@ def ours(path: Path, start: int, number: int, size: tuple[int, int] | None) -> T
     return transform_frames(video.clip(start, start + number), _plan(video.size, start, number), settings)
 
 
-_decoders: dict[tuple[int, int], dali.DaliDecoder] = {}
+def dali_on(device: str) -> Reader:
+    """DALI on the piece that holds the clip, with its own resize."""
+    decoders: dict[tuple[int, int], dali.DaliDecoder] = {}
 
+    def read(path: Path, start: int, number: int, size: tuple[int, int] | None) -> Tensor:
+        video = open_video(path)
+        target = size or video.size
+        if target not in decoders:
+            decoders[target] = dali.DaliDecoder(LoaderSettings(size=target), torch.device(device), 2)
+        nothing = np.zeros((0, number, *video.size), np.uint8)
+        ((frames, _),) = decoders[target].decode([dali.request(video, _plan(video.size, start, number), nothing)])
+        return frames.cpu()
 
-def dali_cpu(path: Path, start: int, number: int, size: tuple[int, int] | None) -> Tensor:
-    """DALI's CPU decoder on the piece that holds the clip, with its own resize."""
-    video = open_video(path)
-    target = size or video.size
-    decoder = _decoders.setdefault(target, dali.DaliDecoder(LoaderSettings(size=target), torch.device("cpu"), 2))
-    nothing = np.zeros((0, number, *video.size), np.uint8)
-    ((frames, _),) = decoder.decode([dali.request(video, _plan(video.size, start, number), nothing)])
-    return frames
+    return read
 
 
 def pyav(threads: int, quick: bool = False) -> Reader:
@@ -116,9 +119,11 @@ def all_readers() -> tuple[dict[str, Reader], dict[str, str]]:
     }
     missing = {}
     if (absent := dali.missing()) is None:
-        readers["DALI on the CPU"] = dali_cpu
+        readers["DALI on the CPU"] = dali_on("cpu")
+        if torch.cuda.is_available():
+            readers["DALI on the GPU"] = dali_on("cuda")
     else:
-        missing["DALI on the CPU"] = absent
+        missing["DALI"] = absent
     for name, make in {"decord": decord_reader, "torchcodec": torchcodec_reader}.items():
         try:
             readers[name] = make()

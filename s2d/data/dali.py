@@ -239,7 +239,7 @@ def _build(kind: str, settings: LoaderSettings, device: torch.device, threads: i
     @pipeline_def(
         batch_size=settings.batch * (settings.frames if kind == "images" else 1),
         num_threads=threads,
-        device_id=(device.index or 0) if gpu else None,
+        device_id=(torch.cuda.current_device() if device.index is None else device.index) if gpu else None,
         prefetch_queue_depth=1,
         exec_dynamic=True,
     )

@@ -298,20 +298,17 @@ def test_images_of_two_sizes_are_refused(tmp_path):
         list(ClipLoader(dataset, replace(PLAIN, frames=9)))
 
 
+def memory_and_files() -> tuple[float, int]:
+    """Resident MB and open files of this process."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20, len(os.listdir("/proc/self/fd"))
+
+
 def test_many_clips_leave_memory_and_files_flat(tmp_path, encode):
+    (tmp_path / "videos").mkdir()
     for name in "abc":
-        (tmp_path / "videos").mkdir(exist_ok=True)
         shutil.move(encode(f"{name}.mp4", frames=30, options={"g": "10"}), tmp_path / "videos" / f"{name}.mp4")
     loader = ClipLoader(open_dataset(tmp_path / "videos"), replace(PLAIN, size=(24, 32)), clips_per_video=60)
-
-    def measure() -> tuple[float, int]:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-        return pages * os.sysconf("SC_PAGE_SIZE") / 2**20, len(os.listdir("/proc/self/fd"))
-
-    measures = []
-    for number, _ in enumerate(loader):
-        if number in (60, 170):
-            measures.append(measure())
-    (before, files), (after, files_after) = measures
-    assert after - before < 20
-    assert abs(files_after - files) <= 8
+    marks = [memory_and_files() for number, _ in enumerate(loader) if number in (60, 170)]
+    assert marks[1][0] - marks[0][0] < 20
+    assert abs(marks[1][1] - marks[0][1]) <= 8

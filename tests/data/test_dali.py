@@ -21,7 +21,7 @@ from s2d.data.video import Video, open_video
 from s2d.errors import InputError
 
 from .conftest import pictures
-from .test_clip_loader import seen
+from .test_clip_loader import memory_and_files, seen
 from .test_datasets import davis_2017, sav
 
 pytestmark = pytest.mark.skipif(dali.missing() is not None, reason=f"{dali.missing()}: pip install s2d[dali]")
@@ -239,6 +239,47 @@ def test_a_piece_that_dali_fails_on_is_pyavs_or_skipped(tmp_path, encode, monkey
     assert {name for name, _, _ in seen(loader)} == {"good"}
     assert dict(loader.decoded) == {"dali": 4}
     assert loader.skipped.total() >= 2
+
+
+def test_of_a_file_that_ends_early_the_readable_part_is_drawn_from(encode):
+    path = encode("x.webm", "libvpx-vp9", options=VP9)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 6 // 10])
+    length = open_video(path).num_frames
+    assert 10 < length < 40
+    ours, other = (
+        ClipLoader([Sample("x", path)], replace(PLAIN, decoder=d), clips_per_video=16) for d in ("pyav", "dali")
+    )
+    found = seen(ours)
+    assert found == seen(other)
+    assert max(times[-1] for _, times, _ in found) == length - 1
+
+
+def test_jpeg_of_any_kind_is_pils(tmp_path):
+    """Grey, with another sampling of colours, and laid on its side by EXIF."""
+    image = Image.fromarray(pictures(1)[0])
+    image.save(tmp_path / "0.jpg", quality=90)
+    image.save(tmp_path / "1.jpg", quality=90, subsampling=0)
+    image.convert("L").save(tmp_path / "2.jpg", quality=90)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "3.jpg", quality=90, exif=exif)
+    video = open_video(tmp_path)
+    assert (video.size, dali.refusal(video, CPU)) == (SIZE, None)
+    settings = replace(PLAIN, frames=4)
+    plan = whole_frames(SIZE, [0, 1, 2, 3])
+    request = dali.request(video, plan, np.zeros((0, 4, *SIZE), np.uint8))
+    ((frames, _),) = dali.DaliDecoder(settings, CPU, 1).decode([request])
+    assert share_within(frames, video.clip(0, 4).float(), 2) >= 0.999
+
+
+def test_many_clips_leave_memory_and_files_flat(tmp_path, encode):
+    (tmp_path / "videos").mkdir()
+    for name in ("a.webm", "b.webm"):
+        shutil.move(encode(name, "libvpx-vp9", 30, options=VP9), tmp_path / "videos" / name)
+    loader = ClipLoader(open_dataset(tmp_path / "videos"), replace(PLAIN, decoder="dali"), clips_per_video=100)
+    marks = [memory_and_files() for number, _ in enumerate(loader) if number in (60, 190)]
+    assert marks[1][0] - marks[0][0] < 20
+    assert abs(marks[1][1] - marks[0][1]) <= 8
 
 
 def test_png_images_are_pyavs(tmp_path):
