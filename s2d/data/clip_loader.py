@@ -102,6 +102,12 @@ class ClipLoader:
         """Batches of an epoch."""
         return -(-self._identity["clips"] // self._identity["clips_per_step"])
 
+    def summary(self) -> str:
+        """Who decoded how many clips and why, and what was skipped: a line each."""
+        lines = [f"clips decoded by {name}: {count:,}" for name, count in sorted(self.decoded.items())]
+        lines += [f"by PyAV: {count:,}: {reason}" for reason, count in self.reasons.most_common()]
+        return "\n".join(lines + [f"skipped: {count:,}: {message}" for message, count in self.skipped.most_common()])
+
     def state_dict(self) -> dict[str, int]:
         """Where the iteration stands: all that is needed to go on after the last batch that was handed out."""
         return {**self._identity, "epoch": self.epoch, "step": self.step}

@@ -93,13 +93,16 @@ class ClipMaker:
         self._order = lru_cache(maxsize=2)(self._shuffled)
         self.busy: dict[int, str] = {}
 
-    def prepare(self, epoch: int, place: int, attempt: int = 0) -> Clip:
+    def prepare(self, epoch: int, place: int, attempt: int = 0, skipped: tuple[str, ...] = ()) -> Clip:
         """Draw the clip of a place and make it, or a request to DALI. What cannot be read is drawn again, elsewhere.
+
+        Args:
+            attempt: how often it was drawn in vain.
+            skipped: why.
 
         Raises:
             InputError: a clip that cannot be read, where those are refused; or too many of them in a row.
         """
-        skipped: list[str] = []
         for number in range(attempt, _ATTEMPTS):
             draw = np.random.default_rng([self._seed, epoch, place, number])
             order = self._order(epoch)
@@ -108,12 +111,12 @@ class ClipMaker:
             try:
                 with self._at_work(sample.name):
                     clip = self._draw(sample, (epoch, place, number), draw)
-                clip.skipped = tuple(skipped)
+                clip.skipped = skipped
                 return clip
             except (InputError, OSError, av.FFmpegError) as error:
-                skipped.append(self._refused(sample, error))
-        last = skipped[-1] if skipped else "see above"
-        raise InputError(f"expected a clip that can be read, got {_ATTEMPTS} in a row that cannot; the last: {last}")
+                skipped = (*skipped, self._refused(sample, error))
+        found = f"{_ATTEMPTS} in a row that cannot; the last: {skipped[-1]}"
+        raise InputError(f"expected a clip that can be read, got {found}")
 
     def finish(self, clips: list[Clip]) -> list[Clip]:
         """Let DALI decode what waits for it, all at once; one by one where something in it cannot be decoded."""
@@ -187,9 +190,7 @@ class ClipMaker:
                 failure = unreadable
         message = self._refused(clip.sample, failure)
         epoch, place, attempt = clip.place
-        other = self.prepare(epoch, place, attempt + 1)
-        other.skipped = (*clip.skipped, message, *other.skipped)
-        return self.finish([other])[0]
+        return self.finish([self.prepare(epoch, place, attempt + 1, (*clip.skipped, message))])[0]
 
 
 def _open(sample: Sample) -> tuple[Video, Tracks | None]:
@@ -208,7 +209,7 @@ def _targets(tracks: Tracks | None, plan: ClipPlan, size: tuple[int, int]) -> tu
         return nothing
     times = torch.from_numpy(plan.times)
     index = torch.arange(tracks.annotated.numel()).view(tracks.annotated.shape)[:, times]
-    seen = (rle_area(tracks.rle)[index] > 0).any(1)
+    seen = (rle_area(tracks.rle[index.reshape(-1)]).view(index.shape) > 0).any(1)
     if not seen.any():
         return nothing
     shown = unpack_masks(rle_decode(tracks.rle[index[seen].reshape(-1)]))

@@ -17,13 +17,13 @@ import torch
 from torch import Tensor
 
 from s2d.data.clip_plan import HALF, ClipPlan, LoaderSettings
-from s2d.data.image_folder import ImageFolder, ends_early
+from s2d.data.image_folder import ImageFolder, check_size, ends_early, upright_size
 from s2d.data.video import Video
 from s2d.data.video_cut import cut_frames
 from s2d.data.video_file import Orientation, VideoFile
 from s2d.errors import InputError
 
-# FFmpeg's names. The CPU's list is short by decision: NVIDIA ships no decoders for the other codecs.
+# FFmpeg's names. DALI is built without software decoders of other codecs.
 _CPU_CODECS = ("vp8", "vp9", "mjpeg")
 _GPU_CODECS = ("h264", "hevc", "vp8", "vp9", "av1", "mjpeg", "mpeg4")
 _CPU_PIXELS = ("yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv444p", "yuvj444p")
@@ -93,11 +93,12 @@ def request(video: Video, plan: ClipPlan, masks: np.ndarray) -> Request | None:
     """The bytes of a clip of a video that `refusal` lets pass; None where no key frame is a clean start for it.
 
     Raises:
-        InputError: an image is missing or ends early.
+        InputError: an image is missing, ends early or has another size than the first of its video.
     """
     source = video.source
     if isinstance(source, ImageFolder):
-        return Request(tuple(_read(source.paths[t]) for t in plan.times), np.zeros(0, np.int32), plan, masks)
+        images = tuple(_read(source.paths[t], source.size) for t in plan.times)
+        return Request(images, np.zeros(0, np.int32), plan, masks)
     piece = cut_frames(source.path, source.stream, source.index, int(plan.times[0]), int(plan.times[-1]))
     if piece is None:
         return None
@@ -108,7 +109,8 @@ def request(video: Video, plan: ClipPlan, masks: np.ndarray) -> Request | None:
     return Request((encoded,), (plan.times - origin).astype(np.int32), plan, masks)
 
 
-def _read(path: Path) -> np.ndarray:
+def _read(path: Path, size: tuple[int, int]) -> np.ndarray:
+    check_size(path, upright_size(path), size)
     try:
         # DALI fills what is missing of an image with grey.
         if ends_early(path):
@@ -173,12 +175,12 @@ class DaliDecoder:
 
     def _masks(self, request: Request, output: object) -> Tensor:
         number, length = request.masks.shape[:2]
-        return torch.from_dlpack(output)[: number * length, ..., 0].unflatten(0, (-1, length))[:number]
+        return torch.from_dlpack(output)[: number * length, ..., 0].unflatten(0, (number, length))
 
     def _start_masks(self, requests: Sequence[Request]) -> object:
-        # DALI takes no empty samples: a clip without instances has one plane, which is left out of what comes back.
+        # DALI takes no empty samples: a clip without instances has one plane, which is cut off what comes back.
         planes = [r.masks.reshape(-1, *r.masks.shape[2:], 1) for r in requests]
-        planes = [p if len(p) else np.zeros((requests[0].plan.times.size, *p.shape[1:]), np.uint8) for p in planes]
+        planes = [p if len(p) else np.zeros((1, *p.shape[1:]), np.uint8) for p in planes]
         return self._start("masks", [r.plan for r in requests], {"planes": planes})
 
     def _start_videos(self, requests: Sequence[Request]) -> object:

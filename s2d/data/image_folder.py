@@ -40,9 +40,7 @@ class ImageFolder:
     def frames(self, start: int, step: int = 1) -> Iterator[np.ndarray]:
         for path in self.paths[start::step]:
             image = read_image(path)
-            if image.shape[:2] != self.size:
-                wanted, found = (f"{w} x {h}" for h, w in (self.size, image.shape[:2]))
-                raise InputError(f"expected an image of {wanted} in {path}, as the first of its video, got {found}")
+            check_size(path, image.shape[:2], self.size)
             yield image
 
 
@@ -90,6 +88,13 @@ def read_image(path: Path) -> np.ndarray:
             return np.asarray(image.convert("RGB"))
     except (OSError, UnidentifiedImageError, ValueError, SyntaxError) as error:
         raise InputError(f"expected an image in {path}, got a file that cannot be read: {error}") from None
+
+
+def check_size(path: Path, found: tuple[int, int], wanted: tuple[int, int]) -> None:
+    """InputError where (H, W) of an image are not those of the first one of its video."""
+    if found != wanted:
+        (height, width), (h, w) = wanted, found
+        raise InputError(f"expected an image of {width} x {height} in {path}, got {w} x {h}")
 
 
 def ends_early(path: Path) -> bool:

@@ -290,12 +290,13 @@ def test_settings_are_checked():
         ClipLoader(many(), PLAIN, rank=2, world=2)
 
 
-def test_images_of_two_sizes_are_refused(tmp_path):
+@pytest.mark.parametrize("decoder", ["pyav", "auto"])
+def test_images_of_two_sizes_are_refused(tmp_path, decoder):
     write_images(tmp_path / "videos" / "a")
     Image.fromarray(pictures(1, (12, 20))[0]).save(tmp_path / "videos" / "a" / "00004.jpg")
     dataset = [Sample("a", tuple(sorted((tmp_path / "videos" / "a").iterdir())))]
     with pytest.raises(InputError, match=r"40 x 24 in .*00004\.jpg.*got 20 x 12"):
-        list(ClipLoader(dataset, replace(PLAIN, frames=9)))
+        list(ClipLoader(dataset, replace(PLAIN, frames=9, decoder=decoder)))
 
 
 def memory_and_files() -> tuple[float, int]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from s2d.data.datasets.sample import Dataset, Sample
-from s2d.data.image_folder import ends_early, read_image, upright_size
+from s2d.data.image_folder import check_size, ends_early, read_image, upright_size
 from s2d.data.types import Tracks
 from s2d.errors import InputError
 
@@ -109,9 +109,10 @@ def _image_problems(sample: Sample, decode: bool) -> Iterator[Problem]:
             yield Problem("unreadable frame", sample.name, str(error))
             continue
         expected = expected or size
-        if size != expected:
-            wanted, found = (f"{w} x {h}" for h, w in (expected, size))
-            yield Problem("size", sample.name, f"expected an image of {wanted} in {path}, got {found}")
+        try:
+            check_size(path, size, expected)
+        except InputError as error:
+            yield Problem("size", sample.name, str(error))
 
 
 def _check_complete(path: Path, decode: bool) -> None:
