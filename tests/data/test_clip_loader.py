@@ -31,7 +31,7 @@ PLAIN = LoaderSettings(size=SIZE, crop=(1.0, 1.0), flip=0.0, color=0.0, decoder=
 
 def in_memory(name: str, frames: int = 20, size: tuple[int, int] = SIZE, tracks: Tracks | None = None) -> Sample:
     class Memory(Sample):
-        def video(self, **options: object) -> Video:
+        def video(self) -> Video:
             return Video.from_frames(torch.from_numpy(pictures(frames, size)).permute(0, 3, 1, 2), name=name)
 
     return Memory(name, (), _tracks=None if tracks is None else lambda: tracks)
@@ -76,7 +76,7 @@ def test_masks_move_with_the_frames():
     tracks = Tracks("s", (40, 60), rle_encode(masks[0]), torch.ones(1, 6, dtype=torch.bool), torch.ones(1))
 
     class Square(Sample):
-        def video(self, **options: object) -> Video:
+        def video(self) -> Video:
             return Video.from_frames(frames.contiguous())
 
     sample = Square("s", (), _tracks=lambda: tracks)
@@ -250,7 +250,7 @@ def test_a_dataset_without_a_readable_video_ends(tmp_path):
 
 def test_what_hangs_is_an_error_with_its_name():
     class Stuck(Sample):
-        def video(self, **options: object) -> Video:
+        def video(self) -> Video:
             time.sleep(1000)
 
     began = time.perf_counter()
@@ -266,7 +266,7 @@ def test_a_program_with_a_hanging_decoder_ends():
         "from s2d.data.clip_plan import LoaderSettings\n"
         "from s2d.data.datasets import Sample\n"
         "class Stuck(Sample):\n"
-        "    def video(self, **options): time.sleep(1000)\n"
+        "    def video(self): time.sleep(1000)\n"
         "list(ClipLoader([Stuck('stuck', ())], LoaderSettings(size=(8, 8), timeout=0.2)))\n"
     )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)

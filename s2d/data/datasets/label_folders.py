@@ -110,8 +110,8 @@ def _tracks(layout: Layout, video: str, images: Sequence[Path], objects: list[li
     """Every label of every list of label maps is an instance, annotated on the frames that its list has a map of."""
     frame_of = {image.stem: t for t, image in enumerate(images)}
     if layout.dense and any(1 < len(files) < len(images) for files in objects):
-        found = sum(map(len, objects))
-        raise InputError(f"expected a label map for each of the {len(images)} images of {video}, got {found}")
+        number = sum(map(len, objects))
+        raise InputError(f"expected a label map for each of the {len(images)} images of {video}, got {number}")
     rows: list[RLE] = []
     annotated: list[torch.Tensor] = []
     size: tuple[int, int] | None = None
@@ -137,6 +137,5 @@ def _tracks(layout: Layout, video: str, images: Sequence[Path], objects: list[li
         for _, own in sorted(found.items()):
             rows += [own.get(t, nothing) for t in range(len(frame_of))]
             annotated.append(seen)
-    empty = torch.zeros(0, len(frame_of), dtype=torch.bool)
-    number = len(annotated)
-    return Tracks(video, size, RLE.cat(rows), torch.stack(annotated) if number else empty, torch.ones(number))
+    seen = torch.stack(annotated) if annotated else torch.zeros(0, len(frame_of), dtype=torch.bool)
+    return Tracks(video, size, RLE.cat(rows), seen, torch.ones(len(annotated)))

@@ -40,14 +40,14 @@ class Sample:
         """Whether there are masks."""
         return self._tracks is not None
 
-    def video(self, **options: object) -> Video:
-        """Open its frames; a file or folder with the options of `open_video`.
+    def video(self) -> Video:
+        """Open its frames.
 
         Raises:
             InputError: as `open_video`; of listed images, the first is missing or cannot be read.
         """
         if isinstance(self.source, Path):
-            return open_video(self.source, **options)
+            return open_video(self.source)
         source = listed_images(self.source)
         return Video(self.name, source.size, source)
 

@@ -87,8 +87,12 @@ def _find(path: Path) -> dict[str, Path]:
     if path.is_file():
         return {path.stem: path} if path.suffix == ".json" else {}
     folders = [path, path / "annotations", *(path / name for name in _SPLITS)]
-    files = (file for folder in folders if folder.is_dir() for file in sorted(folder.glob("*.json")))
-    return {_label(file, path): file for file in files if _looks_right(file)}
+    found: dict[str, Path] = {}
+    for file in (file for folder in folders if folder.is_dir() for file in sorted(folder.glob("*.json"))):
+        if _looks_right(file):
+            label = _label(file, path)
+            found[file.stem if label in found else label] = file
+    return found
 
 
 def _label(file: Path, root: Path) -> str:
