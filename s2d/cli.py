@@ -407,8 +407,11 @@ def dataset_check_command(
 
     dataset = open_dataset(path, format, split)
     report = check_dataset(dataset, decode=decode, progress=not quiet)
-    for problem in report.problems:
+    most = 100
+    for problem in report.problems[:most]:
         print(f"{problem.kind}: {problem.message}")
+    if len(report.problems) > most:
+        print(f"and {len(report.problems) - most:,} more")
     if not quiet:
         rows = [["videos", f"{report.videos:,}"], ["frames", f"{report.frames:,}"]]
         rows += [["videos with masks", f"{report.annotated:,}"], ["instances", f"{report.instances:,}"]]

@@ -15,7 +15,7 @@ from s2d.errors import InputError
 
 # Relative to the json: beside it, in a folder of the split's name, or the same one floor up.
 _IMAGE_FOLDERS = (
-    *("{split}/JPEGImages", "JPEGImages", "{split}", ""),
+    *("{split}/JPEGImages", "JPEGImages", "{split}", "frames", "images", ""),
     *("../{split}/JPEGImages", "../JPEGImages", "../{split}"),
 )
 _SPLITS = ("train", "valid", "val", "test")
