@@ -63,8 +63,8 @@ class Tracks:
     def num_frames(self) -> int:
         return self.annotated.shape[1]
 
-    def bits(self, frames: slice | Tensor = slice(None)) -> BitMasks:
-        """The tubes as bits ``[N, T, H, W]``, of all frames or of some of them (int64: their numbers)."""
+    def bits(self, frames: slice = slice(None)) -> BitMasks:
+        """The tubes as bits ``[N, T, H, W]``, of all frames or of a slice of them."""
         index = torch.arange(self.annotated.numel()).view(self.annotated.shape)[:, frames]
         flat = _decode(self.rle[index.reshape(-1)], self.size)
         return BitMasks(flat.words.view(*index.shape, *flat.words.shape[1:]), flat.width)
