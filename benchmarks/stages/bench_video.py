@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import av
@@ -32,7 +33,7 @@ from s2d.data.files import write_json
 from s2d.viz.table import text_table
 
 # (H, W), frames, size after the resize
-SIZES = {"480p": ((480, 854), 48, (240, 427)), "1080p": ((1080, 1920), 40, (360, 640))}
+SIZES = {"480p": ((480, 854), 48, (240, 427)), "1080p": ((1080, 1920), 32, (360, 640))}
 CLIP, CLIPS, ROUNDS = 8, 2, 3
 PEER = "PyAV, 1 thread"
 
@@ -85,55 +86,38 @@ def time_in_turn(
     return seconds, count
 
 
-def measure_readers(quick: bool, folder: Path) -> dict:
-    """Rates of every reader, size, access and resize, and the ratio to `PEER` of the same round."""
+def measure_readers(label: str, folder: Path) -> dict:
+    """Rates of every reader by access and resize, and the ratio to `PEER` of the same round."""
+    size, frames, small = SIZES[label]
+    path = write_clip(folder / f"{label}.webm", size, frames)
     readers, missing = all_readers()
+    missing |= failing(readers, path, frames)
+    readers = {name: read for name, read in readers.items() if name not in missing}
+    starts = np.random.default_rng(1).integers(0, frames - CLIP, CLIPS).tolist()
     rows = []
-    for label, (size, frames, small) in list(SIZES.items())[: 1 if quick else None]:
-        path = write_clip(folder / f"{label}.webm", size, frames)
-        wrong = failing(readers, path, frames)
-        missing |= wrong
-        readers = {name: read for name, read in readers.items() if name not in wrong}
-        starts = np.random.default_rng(1).integers(0, frames - CLIP, CLIPS).tolist()
-        for target in (None, small):
-            cases: dict[str, Callable[[Reader], int]] = {
-                "sequential": lambda read, path=path, target=target, frames=frames: len(read(path, 0, frames, target)),
-                "random clips": lambda read, path=path, target=target, starts=starts: sum(
-                    len(read(path, start, CLIP, target)) for start in starts
-                ),
-            }
-            for access, call in cases.items():
-                seconds, count = time_in_turn(readers, call, f"{label}, {access}, to {target or size}")
-                for name, own in seconds.items():
-                    middle = statistics.median(own)
-                    ratio = statistics.median(p / s for p, s in zip(seconds[PEER], own, strict=True))
-                    row = {
-                        "video": label,
-                        "access": access,
-                        "resize": "none" if target is None else f"{small[1]}x{small[0]}",
-                    }
-                    row |= {"reader": name, "frames_per_second": round(count / middle, 1), "ratio": round(ratio, 2)}
-                    rows.append(
-                        row | ({} if access == "sequential" else {"clips_per_second": round(CLIPS / middle, 2)})
-                    )
-    return {"readers": rows, "not loaded": missing}
+    for target in (None, small):
+        cases: dict[str, Callable[[Reader], int]] = {
+            "sequential": lambda read, target=target: len(read(path, 0, frames, target)),
+            "random clips": lambda read, target=target: sum(len(read(path, start, CLIP, target)) for start in starts),
+        }
+        for access, call in cases.items():
+            seconds, count = time_in_turn(readers, call, f"{label}, {access}, to {target or size}")
+            for name, own in seconds.items():
+                rate = 1 / statistics.median(own)
+                ratio = statistics.median(p / s for p, s in zip(seconds[PEER], own, strict=True))
+                row = {"access": access, "resize": "none" if target is None else f"{small[1]}x{small[0]}"}
+                row |= {"reader": name, "frames_per_second": round(count * rate, 1), "ratio": round(ratio, 2)}
+                rows.append(row | ({} if access == "sequential" else {"clips_per_second": round(CLIPS * rate, 2)}))
+    return {"rows": rows, "not loaded": missing}
 
 
-def measure_loader(quick: bool, folder: Path) -> list[dict]:
-    """Clips a second of the loader, and how much of its work a step of training hides."""
+def measure_loader(folder: Path) -> dict:
+    """Clips a second of the loader, and how much of its work a step of training on a GPU hides."""
     videos = folder / "videos"
     videos.mkdir()
     for number in range(2):
         write_clip(videos / f"{number}.webm", SIZES["480p"][0], 90)
     dataset = open_dataset(videos)
-    weight = torch.randn(64, 64, 3, 3)
-
-    def step(seconds: float) -> None:
-        """Work of one thread for so long, as a training step on the CPU is."""
-        end = time.perf_counter() + seconds
-        while time.perf_counter() < end:
-            torch.nn.functional.conv2d(torch.randn(1, 64, 64, 64), weight)
-
     rows = []
     decoders = ("pyav", "dali") if dali.missing() is None else ("pyav",)
     for decoder in tqdm(decoders, desc="loader", unit="decoder"):
@@ -141,13 +125,12 @@ def measure_loader(quick: bool, folder: Path) -> list[dict]:
             settings = LoaderSettings(size=(240, 427), frames=4, batch=2, decoder=decoder)
 
             def run(work: float, settings: LoaderSettings = settings, workers: int = workers) -> float:
-                loader = ClipLoader(dataset, settings, clips_per_video=6 if quick else 12, workers=workers)
+                loader = ClipLoader(dataset, settings, clips_per_video=6, workers=workers)
                 batches = iter(loader)
                 next(batches)
                 began = time.perf_counter()
                 for _ in batches:
-                    if work:
-                        step(work)
+                    time.sleep(work)  # a step on a GPU, for which the CPU only waits
                 return (time.perf_counter() - began) / (len(loader) - 1)
 
             alone = min(run(0.0) for _ in range(2))
@@ -155,10 +138,10 @@ def measure_loader(quick: bool, folder: Path) -> list[dict]:
             row = {"decoder": decoder, "workers": workers, "clips_per_second": round(settings.batch / alone, 2)}
             # 1: a step as long as loading hides all of it; 0: one waits for the other.
             rows.append(row | {"ms_a_batch": round(alone * 1e3, 1), "hidden": round(2 - both / alone, 2)})
-    return rows
+    return {"rows": rows}
 
 
-def measure_memory(number: int, folder: Path) -> list[dict]:
+def measure_memory(folder: Path, number: int) -> dict:
     """Memory and open files while ``number`` random clips are read, ten times on the way."""
     videos = folder / "soak"
     videos.mkdir()
@@ -175,35 +158,33 @@ def measure_memory(number: int, folder: Path) -> list[dict]:
                 memory = round(pages * os.sysconf("SC_PAGE_SIZE") / 2**20, 1)
                 files = len(os.listdir("/proc/self/fd"))
                 rows.append({"decoder": decoder, "clips": count * 10, "memory_mb": memory, "files": files})
-    return rows
+    return {"rows": rows}
 
 
 def main() -> int:
+    parts = {
+        **{f"readers-{label}": partial(measure_readers, label) for label in SIZES},
+        "loader": measure_loader,
+        "soak": measure_memory,
+    }
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--part", choices=("readers", "loader", "soak"), help="only this one (default: all)")
-    parser.add_argument("--quick", action="store_true", help="480p, and 400 clips in place of 10,000")
-    parser.add_argument("--save", action="store_true", help="write benchmarks/results/video.json")
+    parser.add_argument("--part", choices=parts, nargs="+", default=list(parts), help="only these (default: all)")
+    parser.add_argument("--clips", type=int, default=10_000, help="of the soak")
+    parser.add_argument("--save", action="store_true", help="write benchmarks/results/video.json after each part")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    result: dict = {}
-    with tempfile.TemporaryDirectory() as name:
-        if arguments.part in (None, "readers"):
-            result |= measure_readers(arguments.quick, Path(name))
-        if arguments.part in (None, "loader"):
-            result["loader"] = measure_loader(arguments.quick, Path(name))
-        if arguments.part in (None, "soak"):
-            result["soak"] = measure_memory(400 if arguments.quick else 10_000, Path(name))
-    for part in ("readers", "loader", "soak"):
-        if rows := result.get(part):
-            columns = list(dict.fromkeys(key for row in rows for key in row))
-            print("\n" + text_table(columns, [[str(row.get(column, "")) for column in columns] for row in rows]))
-    for reader, reason in result.get("not loaded", {}).items():
-        print(f"\n{reader} was left out: {reason}")
-    if arguments.save:
-        file = RESULTS / "video.json"
-        before = json.loads(file.read_text()) if file.exists() else {}
-        write_json(file, before | {"environment": environment()} | result, indent=1)
-        print(file)
+    for name in arguments.part:
+        with tempfile.TemporaryDirectory() as folder:
+            options = {"number": arguments.clips} if name == "soak" else {}
+            result = parts[name](Path(folder), **options)
+        columns = list(dict.fromkeys(key for row in result["rows"] for key in row))
+        print("\n" + text_table(columns, [[str(row.get(column, "")) for column in columns] for row in result["rows"]]))
+        for reader, reason in result.get("not loaded", {}).items():
+            print(f"{reader} was left out: {reason}")
+        if arguments.save:
+            file = RESULTS / "video.json"
+            before = json.loads(file.read_text()) if file.exists() else {}
+            write_json(file, before | {name: {"environment": environment()} | result}, indent=1)
     return 0
 
 
