@@ -6,9 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from s2d.models.config import ModelConfig
-
-_BLOCKS = {10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
+from s2d.models.config import BLOCKS, ModelConfig
 
 
 class FrozenBatchNorm2d(nn.Module):
@@ -110,7 +108,7 @@ class ResNet(nn.Module):
         self.stem = _Stem(config.width, norm)
         self.channels = tuple(config.width * 2**stage * block.expansion for stage in range(4))
         inputs = config.width
-        for stage, blocks in enumerate(_BLOCKS[config.depth]):
+        for stage, blocks in enumerate(BLOCKS[config.depth]):
             width = config.width * 2**stage
             layers = nn.Sequential()
             for index in range(blocks):
