@@ -19,10 +19,10 @@ class FrozenBatchNorm2d(nn.Module):
         self.register_buffer("running_mean", torch.zeros(channels))
         self.register_buffer("running_var", torch.ones(channels))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def affine(self) -> tuple[Tensor, Tensor]:
+        """Scale and shift ``[C]``: the norm is ``x * scale + shift``."""
         scale = self.weight * (self.running_var + 1e-5).rsqrt()
-        shift = self.bias - self.running_mean * scale
-        return x * scale[:, None, None].to(x.dtype) + shift[:, None, None].to(x.dtype)
+        return scale, self.bias - self.running_mean * scale
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
@@ -44,7 +44,12 @@ class NormedConv2d(nn.Conv2d):
         nn.init.kaiming_normal_(self.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.norm(super().forward(x[..., :: self.every, :: self.every]))
+        x = x[..., :: self.every, :: self.every]
+        if isinstance(self.norm, FrozenBatchNorm2d):
+            # Constants scale the few weights instead of every pixel.
+            scale, shift = self.norm.affine()
+            return self._conv_forward(x, self.weight * scale[:, None, None, None], shift)
+        return self.norm(super().forward(x))
 
 
 class BasicBlock(nn.Module):
