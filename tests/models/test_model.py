@@ -135,7 +135,7 @@ def test_a_whole_model_of_another_dtype(dtype, error):
 def test_a_compiled_model_gives_the_same():
     model, clip = build(decoder_layers=1), clip_of(1, 2, 3, 64, 64)
     torch._dynamo.reset()
-    wanted, found = model(clip), torch.compile(model, backend="aot_eager")(clip)
+    wanted, found = model(clip), torch.compile(model, backend="eager")(clip)
     heads = zip([wanted, *wanted["aux_outputs"]], [found, *found["aux_outputs"]], strict=True)
     for theirs, ours in heads:
         for name in ("pred_logits", "pred_masks"):
