@@ -28,7 +28,8 @@ class _EncoderLayer(nn.Module):
     def forward(self, tokens: Tensor, position: Tensor, reference: Tensor, shapes: list[tuple[int, int]]) -> Tensor:
         attended = self.self_attn(tokens + position, reference, tokens, shapes)
         tokens = self.norm1(tokens + self.dropout(attended))
-        inner = self.dropout(F.relu(self.linear1(tokens)))
+        # Dropout commutes with ReLU; in this order the backward pass keeps two wide tensors instead of three.
+        inner = F.relu(self.dropout(self.linear1(tokens)))
         return self.norm2(tokens + self.dropout(self.linear2(inner)))
 
 
