@@ -15,8 +15,8 @@ from s2d.models.video_mask2former import VideoMask2Former, padded_size
 from s2d.ops import BitMasks, pack_masks
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-# Frames that pass the backbone and the pixel decoder together: more take memory, fewer convert weights more often.
-FRAMES_AT_ONCE = 4
+# Pixels that pass the backbone and the pixel decoder together. On a CPU more only take memory; a GPU must be filled.
+_PIXELS_AT_ONCE = {"cpu": 1 << 17, "cuda": 1 << 21}
 # Bytes of enlarged logits that are held at a time: what a processor's own caches hold.
 _STRIP_BYTES = 1 << 22
 
@@ -64,10 +64,11 @@ def read_clip(
     """
     device, frames = model.pixel_mean.device, len(clip)
     check_precision(precision, device)
+    at_once = frames_at_once(tuple(clip.shape[-2:]), device.type)
     with torch.autocast(device.type, PRECISIONS[precision], enabled=precision != "fp32"):
         maps: list[Tensor] = []
-        for start in range(0, frames, FRAMES_AT_ONCE):
-            mask_features, levels = model.frame_features(clip[start : start + FRAMES_AT_ONCE].to(device))
+        for start in range(0, frames, at_once):
+            mask_features, levels = model.frame_features(clip[start : start + at_once].to(device))
             parts = [mask_features, *levels]
             if not maps:
                 # Hidden frames are zero: no query reads them.
@@ -80,6 +81,11 @@ def read_clip(
         predictor = model.sem_seg_head.predictor
         state, embeds = predictor.decode(maps[0][None], [level[None] for level in maps[1:]], keep)[-1]
         return ClipQueries(predictor.class_embed(state)[0].float(), embeds[0].float(), maps[0][:frames])
+
+
+def frames_at_once(size: tuple[int, int], device: str) -> int:
+    """How many frames of a size pass the frame-wise parts together."""
+    return max(1, _PIXELS_AT_ONCE.get(device, 1 << 17) // (size[0] * size[1]))
 
 
 def compile_frame_parts(model: VideoMask2Former) -> None:

@@ -28,7 +28,7 @@ class _EncoderLayer(nn.Module):
     def forward(self, tokens: Tensor, position: Tensor, reference: Tensor, shapes: list[tuple[int, int]]) -> Tensor:
         attended = self.self_attn(tokens + position, reference, tokens, shapes)
         tokens = self.norm1(tokens + self.dropout(attended))
-        inner = self.dropout(F.relu(self.linear1(tokens)))
+        inner = self.dropout(F.relu_(self.linear1(tokens)))
         return self.norm2(tokens + self.dropout(self.linear2(inner)))
 
 

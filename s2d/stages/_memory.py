@@ -6,7 +6,7 @@ import re
 
 from s2d.errors import InputError
 from s2d.models.config import ModelConfig
-from s2d.models.inference import FRAMES_AT_ONCE
+from s2d.models.inference import frames_at_once
 from s2d.models.video_mask2former import padded_size
 
 _UNITS = {"": 1, "B": 1, **{f"{unit}B": 1000 ** (i + 1) for i, unit in enumerate("KMGT")}}
@@ -28,13 +28,14 @@ def format_bytes(number: float) -> str:
     return f"{number / 1e9:.2f} GB" if number >= 1e9 else f"{number / 1e6:.0f} MB"
 
 
-def clip_bytes(config: ModelConfig, weights: int, inner: tuple[int, int], frames: int) -> int:
+def clip_bytes(config: ModelConfig, weights: int, inner: tuple[int, int], frames: int, device: str = "cpu") -> int:
     """The most memory that a process needs that reads clips of so many frames, bytes: an estimate, in float32.
 
     Args:
         config: of the model.
         weights: bytes of its parameters and buffers.
         inner: height and width of the frames that enter it.
+        device: type of the one it runs on.
     """
     height, width = padded_size(inner)
     fine = height * width // 16
@@ -48,21 +49,24 @@ def clip_bytes(config: ModelConfig, weights: int, inner: tuple[int, int], frames
     first = expansion * config.width * fine
     wide = 3 * config.hidden_dim * fine + (2 * config.encoder_ffn + 6 * config.hidden_dim) * sum(tokens)
     passing = 2 * first + max(3 * first, wide)
+    at_once = frames_at_once(inner, device)
     frame = 4 * kept + 3 * inner[0] * inner[1]
-    return _PROGRAM + weights + frame * frames + 4 * passing * min(frames, FRAMES_AT_ONCE)
+    return _PROGRAM + weights + frame * frames + 4 * passing * min(frames, at_once)
 
 
-def longest_clip(config: ModelConfig, weights: int, inner: tuple[int, int], frames: int, memory: int) -> int:
+def longest_clip(
+    config: ModelConfig, weights: int, inner: tuple[int, int], frames: int, memory: int, device: str = "cpu"
+) -> int:
     """The most frames, up to ``frames``, that `clip_bytes` puts within ``memory``.
 
     Raises:
         InputError: not even one frame fits.
     """
-    least = clip_bytes(config, weights, inner, 1)
+    least = clip_bytes(config, weights, inner, 1, device)
     if least > memory:
         raise InputError(
             f"expected memory of at least {format_bytes(least)}, which this model needs for one frame of "
             f"{inner[1]} x {inner[0]}, got {format_bytes(memory)}"
         )
-    fits = (n for n in range(frames, 0, -1) if clip_bytes(config, weights, inner, n) <= memory)
+    fits = (n for n in range(frames, 0, -1) if clip_bytes(config, weights, inner, n, device) <= memory)
     return next(fits)

@@ -147,15 +147,15 @@ def plan_windows(video: Video, model: VideoMask2Former, settings: PredictSetting
     """
     inner, frames = _input_size(video, model, settings), video.num_frames
     weights = sum(tensor.nbytes for tensor in model.state_dict().values())
-    window, overlap = settings.window, settings.overlap
+    window, overlap, device = settings.window, settings.overlap, model.pixel_mean.device.type
     if window is None:
-        window = longest_clip(model.config, weights, inner, frames, settings.memory)
+        window = longest_clip(model.config, weights, inner, frames, settings.memory, device)
         overlap = min(overlap, window // 2)
     window = min(window, frames)
     step = max(1, window - overlap)
     last = max(0, -(-(frames - window) // step)) * step
     spans = tuple((start, min(start + window, frames)) for start in range(0, last + 1, step))
-    return WindowPlan(window, spans, clip_bytes(model.config, weights, inner, window))
+    return WindowPlan(window, spans, clip_bytes(model.config, weights, inner, window, device))
 
 
 def predict(
