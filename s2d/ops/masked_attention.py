@@ -5,11 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from s2d import _native
 from s2d.ops._dispatch import Room
 from s2d.ops.bitmask import BitMasks, as_bits, pack_masks, unpack_masks
 from s2d.ops.reference import masked_attention as reference
 
-ROOM = Room("masked_attention")
+ROOM = Room("masked_attention", kernels=("cpu",))
+
+_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def attention_mask(mask_logits: Tensor, size: tuple[int, int], *, impl: str | None = None) -> BitMasks:
@@ -34,8 +37,17 @@ def attention_mask(mask_logits: Tensor, size: tuple[int, int], *, impl: str | No
     _check_float("attention_mask", mask_logits=mask_logits)
     if mask_logits.dim() != 5:
         raise ValueError(f"s2d::attention_mask: expected mask_logits [B, Q, T, h, w], got {list(mask_logits.shape)}")
-    ROOM.choose(mask_logits.device, impl)
-    return pack_masks(reference.attention_mask(mask_logits.detach(), tuple(size)))
+    if 0 in mask_logits.shape[3:] or min(size) < 1:
+        raise ValueError(
+            "s2d::attention_mask: expected mask_logits with h, w > 0 and a size of at least one pixel, "
+            f"got {list(mask_logits.shape)} and {tuple(size)}"
+        )
+    height, width = size
+    mask_logits = mask_logits.detach()
+    if ROOM.choose(mask_logits.device, impl) == "reference":
+        return pack_masks(reference.attention_mask(mask_logits, (height, width)), impl=impl)
+    words = torch.ops.s2d.attention_mask(mask_logits, height, width)
+    return BitMasks(words, mask_logits.shape[2] * height * width)
 
 
 def attention_mask_from_features(embed: Tensor, features_at_level: Tensor, *, impl: str | None = None) -> BitMasks:
@@ -61,8 +73,14 @@ def attention_mask_from_features(embed: Tensor, features_at_level: Tensor, *, im
             "s2d::attention_mask_from_features: expected embed [B, Q, C] and features_at_level [B, T, C, h, w], "
             f"got {list(embed.shape)} and {list(shape)}"
         )
-    ROOM.choose(embed.device, impl)
-    return pack_masks(reference.attention_mask_from_features(embed.detach(), features_at_level.detach()))
+    embed, features = embed.detach(), features_at_level.detach()
+    native = ROOM.choose(embed.device, impl) == "native"
+    # The products' signs decide: they are computed in the factors' dtype under autocast too.
+    with torch.autocast(embed.device.type, enabled=False):
+        if native:
+            words = torch.ops.s2d.attention_mask_from_features(embed, features)
+            return BitMasks(words, shape[1] * shape[3] * shape[4])
+        return pack_masks(reference.attention_mask_from_features(embed, features), impl=impl)
 
 
 def masked_attention(
@@ -79,10 +97,10 @@ def masked_attention(
     ``out[q] = sum over attended k of softmax(q . k / sqrt(D)) v[k]``. A query attends to the keys of its mask in the
     kept frames; a query left without any attends to all keys of the kept frames; where no frame is kept the result is 0
     and nothing flows back. A key that a query does not attend to has no influence on it whatever it holds, NaN and
-    infinity included. Differentiable in q, k and v.
+    infinity included. Differentiable once in q, k and v. Autocast casts these three.
 
     Args:
-        q: floating point ``[B, heads, Q, D]``.
+        q: float16, bfloat16, float32 or float64 ``[B, heads, Q, D]``; sums are in float32, or float64.
         k: ``[B, heads, K, D]``, keys frame by frame.
         v: ``[B, heads, K, D]``.
         mask: bits, bool or uint8 ``[B, Q, K]``, shared by the heads; 1 = attend.
@@ -95,8 +113,12 @@ def masked_attention(
     Raises:
         TypeError: dtypes that do not fit. ValueError: shapes that do not fit each other.
     """
+    if torch.is_autocast_enabled(q.device.type):
+        # As torch casts for its own attention: what is float64 stays.
+        lower = torch.get_autocast_dtype(q.device.type)
+        q, k, v = (x if x.dtype == torch.float64 else x.to(lower) for x in (q, k, v))
     _check_float("masked_attention", q=q, k=k, v=v)
-    bits = as_bits(mask, "mask", "masked_attention")
+    bits = as_bits(mask, "mask", "masked_attention", impl)
     if q.dim() != 4 or k.shape != v.shape or k.dim() != 4 or (*q.shape[:2], q.shape[3]) != (*k.shape[:2], k.shape[3]):
         raise ValueError(
             "s2d::masked_attention: expected q [B, heads, Q, D], k and v [B, heads, K, D], "
@@ -109,8 +131,9 @@ def masked_attention(
         )
     if frame_keep is not None:
         _check_frames(frame_keep, q.shape[0], k.shape[2])
-    ROOM.choose(q.device, impl)
-    return reference.attend(q, k, v, unpack_masks(bits), frame_keep)
+    if ROOM.choose(q.device, impl) == "reference":
+        return reference.attend(q, k, v, unpack_masks(bits, impl="reference"), frame_keep)
+    return torch.ops.s2d.masked_attention(q, k, v, bits.words, frame_keep)[0]
 
 
 def _check_frames(frame_keep: Tensor, clips: int, keys: int) -> None:
@@ -125,7 +148,63 @@ def _check_frames(frame_keep: Tensor, clips: int, keys: int) -> None:
 
 def _check_float(op: str, **tensors: Tensor) -> None:
     dtypes = {tensor.dtype for tensor in tensors.values()}
-    if len(dtypes) > 1 or not all(tensor.is_floating_point() for tensor in tensors.values()):
+    if len(dtypes) > 1 or not dtypes <= set(_DTYPES):
         found = ", ".join(str(tensor.dtype) for tensor in tensors.values())
         names = ", ".join(tensors)
         raise TypeError(f"s2d::{op}: expected {names} of one floating point dtype, got {found}")
+
+
+@_native.fake("attention_mask")
+def _(mask_logits: Tensor, height: int, width: int) -> Tensor:
+    clips, queries, frames = mask_logits.shape[:3]
+    return mask_logits.new_empty((clips, queries, _words(frames * height * width)), dtype=torch.int64)
+
+
+@_native.fake("attention_mask_from_features")
+def _(embed: Tensor, features: Tensor) -> Tensor:
+    keys = features.shape[1] * features.shape[3] * features.shape[4]
+    return embed.new_empty((*embed.shape[:2], _words(keys)), dtype=torch.int64)
+
+
+@_native.fake("masked_attention")
+def _(q: Tensor, k: Tensor, v: Tensor, words: Tensor, frame_keep: Tensor | None) -> tuple[Tensor, Tensor]:
+    wide = torch.promote_types(q.dtype, torch.float32)
+    return q.new_empty(q.shape), q.new_empty(q.shape[:3], dtype=wide)
+
+
+@_native.fake("masked_attention_backward")
+def _(
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    words: Tensor,
+    frame_keep: Tensor | None,
+    out: Tensor,
+    logsumexp: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
+
+
+def _words(keys: int) -> int:
+    return (keys + 63) // 64
+
+
+def _save(ctx: torch.autograd.function.FunctionCtx, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
+    ctx.save_for_backward(*inputs, *output)
+    ctx.mark_non_differentiable(output[1])
+
+
+def _backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    return *torch.ops.s2d.masked_attention_backward(grad, *ctx.saved_tensors), None, None
+
+
+def _refuse_second(ctx: torch.autograd.function.FunctionCtx, *_: Tensor) -> None:
+    raise RuntimeError(
+        "s2d::masked_attention: expected one backward pass, got a second derivative; impl='reference' has it"
+    )
+
+
+if _native.missing("cpu") is None:
+    torch.library.register_autograd("s2d::masked_attention", _backward, setup_context=_save)
+    torch.library.register_autograd("s2d::masked_attention_backward", _refuse_second)
