@@ -4,7 +4,7 @@ The official-size model (ResNet-50, 100 queries, best 50, NMS 0.75) on frames of
 `official_predict`: the same weights through the plain references, in the official order. Both must give the same tracks
 before anything is timed. Every measurement is a process of its own, ours and the peer's in turn; processor seconds are
 given beside those on the clock, because machines are shared. A second table follows memory up to 300 frames of
-320 x 180, as one clip and in windows.
+160 x 90, as one clip and in windows.
 """
 
 from __future__ import annotations
@@ -30,8 +30,9 @@ from s2d.stages import predict as stage
 from s2d.stages.measure import Meter
 from s2d.viz.table import text_table
 
-SIZE, SMALL = (360, 640), (180, 320)
-LENGTHS = {3: 3, 8: 3, 36: 1}
+SIZE, SMALL = (360, 640), (90, 160)
+# Frames, and how often each is measured.
+LENGTHS = {3: 3, 8: 2, 36: 1}
 MEMORY_LENGTHS = (8, 36, 100, 300)
 PARTS = ("backbone", "pixel decoder", "decoder", "masks")
 
@@ -248,7 +249,7 @@ def plot(result: dict[str, Any], path: Path) -> None:
     left.legend(fontsize=8)
     for who, points in result["memory"].items():
         right.plot([int(n) for n in points], [p["peak_mb"] / 1000 for p in points.values()], marker="o", label=who)
-    right.set_xlabel("frames (320 x 180)")
+    right.set_xlabel(f"frames ({SMALL[1]} x {SMALL[0]})")
     right.set_ylabel("peak memory of the process, GB")
     right.set_ylim(bottom=0)
     right.legend(fontsize=8)

@@ -44,8 +44,8 @@ def refined_masks(mask_logits: Tensor, frames: Tensor, inner: tuple[int, int]) -
         # Planes, not pixels of three channels: the arithmetic below then runs along rows.
         frame = [plane.numpy().astype(np.float32) / 255 for plane in frames[t]]
         guide = _GuidedFilter([_resized(plane, grid, cv2.INTER_AREA) for plane in frame], radius)
-        masks = [guide(_chance(logits, inner, grid), frame) > 0 for logits in mask_logits[:, t]]
-        words.append(pack_masks(torch.from_numpy(np.stack(masks))).words)
+        masks = (guide(_chance(logits, inner, grid), frame) > 0 for logits in mask_logits[:, t])
+        words.append(torch.stack([pack_masks(torch.from_numpy(mask)).words for mask in masks]))
     return BitMasks(torch.stack(words, dim=1), outer[1])
 
 
