@@ -1,6 +1,7 @@
 // masked_attention on the CPU: 64 keys at a time, one query after another, a register of keys in one step.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <utility>
@@ -95,12 +96,27 @@ S2D_LOOP Lanes<double, kLanes> power_of_two(const Lanes<double, kLanes>& x) {
 }
 
 // Rows of `count` keys close together, [64, pitch]; what is past them is left alone.
-template <typename T>
+template <int kLanes, typename T>
 S2D_LOOP void copy_rows(const Rows<T>& from, int64_t clip, int64_t head, int64_t first, int64_t count, int64_t channels,
                         int64_t pitch, T* rows) {
   for (int64_t key = 0; key < count; ++key) {
     const T* row = from.at(clip, head, first + key);
-    for (int64_t d = 0; d < channels; ++d) rows[key * pitch + d] = row[d];
+    int64_t d = 0;
+    for (; d + kLanes <= channels; d += kLanes) store<kLanes>(rows + key * pitch + d, load<kLanes>(row + d));
+    for (; d < channels; ++d) rows[key * pitch + d] = row[d];
+  }
+}
+
+// Ask for the part of the next 64 keys that falls to one of many queries: short rows far apart are more than the
+// hardware foresees.
+template <typename T>
+S2D_LOOP void prefetch_share(const Rows<T>& from, int64_t clip, int64_t head, int64_t first, int64_t end,
+                             int64_t channels, int64_t query, int64_t queries) {
+  constexpr int64_t kLine = 64 / sizeof(T);
+  const int64_t last = std::min(first + kWordBits * (query + 1) / queries, end);
+  for (int64_t key = first + kWordBits * query / queries; key < last; ++key) {
+    const T* row = from.at(clip, head, key);
+    for (int64_t d = 0; d < channels; d += kLine) __builtin_prefetch(row + d);
   }
 }
 

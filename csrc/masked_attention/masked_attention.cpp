@@ -36,6 +36,12 @@ template <typename T>
 struct Partial {
   int64_t splits, pitch;
   T *row, *most, *sum;  // `most` and `sum` of the softmax are of the forward pass alone
+
+  // Of row [B, heads, Q] after a split.
+  int64_t at(const Sizes& s, int64_t row, int64_t split) const {
+    const int64_t query = row % s.queries, head = row / s.queries % s.heads, clip = row / s.queries / s.heads;
+    return ((clip * splits + split) * s.heads + head) * s.queries + query;
+  }
 };
 
 template <typename T>
@@ -56,14 +62,14 @@ struct Backward {
   T *grad_k, *grad_v;  // [B, heads, K, D]
 };
 
-// What a task is of.
+// What a task is of. Heads follow each other: their rows share pages of memory.
 struct Place {
   int64_t clip, head, first_word, last_word, row;  // `row` is its first in the partial results
 
   Place(const Sizes& s, int64_t splits, int64_t task)
-      : clip(task / splits / s.heads),
-        head(task / splits % s.heads),
-        first_word(task % splits * (kSplit / kWordBits)),
+      : clip(task / s.heads / splits),
+        head(task % s.heads),
+        first_word(task / s.heads % splits * (kSplit / kWordBits)),
         last_word(std::min(first_word + kSplit / kWordBits, s.words())),
         row(task * s.queries) {}
 };
@@ -121,10 +127,12 @@ S2D_LOOP void attend(const Forward<T>& f, int64_t task) {
   for (int64_t word = at.first_word; word < at.last_word; ++word) {
     if (!f.attended.kept(at.clip, word)) continue;
     const int64_t first = word * kWordBits, count = std::min(kWordBits, s.keys - first);
-    copy_rows(f.k, at.clip, at.head, first, count, s.channels, pitch, keys.data());
-    copy_rows(f.v, at.clip, at.head, first, count, s.channels, pitch, values.data());
+    copy_rows<kLanes>(f.k, at.clip, at.head, first, count, s.channels, pitch, keys.data());
+    copy_rows<kLanes>(f.v, at.clip, at.head, first, count, s.channels, pitch, values.data());
     turn_rows<kLanes>(keys.data(), count, s.channels, pitch, turned.data());
     for (int64_t query = 0; query < s.queries; ++query) {
+      prefetch_share(f.k, at.clip, at.head, first + kWordBits, s.keys, s.channels, query, s.queries);
+      prefetch_share(f.v, at.clip, at.head, first + kWordBits, s.keys, s.channels, query, s.queries);
       const uint64_t bits = f.attended.of(at.clip, query, word);
       if (!bits) continue;
       int block[kBlocks<kLanes> + 1];
@@ -206,18 +214,20 @@ S2D_LOOP void attend_backward(const Backward<T>& b, int64_t task) {
   Scratch<T> scaled(s.queries * pitch), grads(s.queries * pitch), keys(size), values(size), turned_keys(size),
       turned_values(size), grad_keys(size), grad_values(size), weight(kWordBits), slope(kWordBits);
   scale_queries(b.q, at, s, pitch, scaled.data());
-  copy_rows(b.grad, at.clip, at.head, 0, s.queries, s.channels, pitch, grads.data());
+  copy_rows<kLanes>(b.grad, at.clip, at.head, 0, s.queries, s.channels, pitch, grads.data());
   const int64_t head = at.clip * s.heads + at.head;
   for (int64_t word = at.first_word; word < at.last_word; ++word) {
     const int64_t first = word * kWordBits, count = std::min(kWordBits, s.keys - first);
     std::fill(grad_keys.data(), grad_keys.data() + size, T(0));
     std::fill(grad_values.data(), grad_values.data() + size, T(0));
     if (b.attended.kept(at.clip, word)) {
-      copy_rows(b.k, at.clip, at.head, first, count, s.channels, pitch, keys.data());
-      copy_rows(b.v, at.clip, at.head, first, count, s.channels, pitch, values.data());
+      copy_rows<kLanes>(b.k, at.clip, at.head, first, count, s.channels, pitch, keys.data());
+      copy_rows<kLanes>(b.v, at.clip, at.head, first, count, s.channels, pitch, values.data());
       turn_rows<kLanes>(keys.data(), count, s.channels, pitch, turned_keys.data());
       turn_rows<kLanes>(values.data(), count, s.channels, pitch, turned_values.data());
       for (int64_t query = 0; query < s.queries; ++query) {
+        prefetch_share(b.k, at.clip, at.head, first + kWordBits, s.keys, s.channels, query, s.queries);
+        prefetch_share(b.v, at.clip, at.head, first + kWordBits, s.keys, s.channels, query, s.queries);
         const uint64_t bits = b.attended.of(at.clip, query, word);
         if (!bits) continue;
         int block[kBlocks<kLanes> + 1];
@@ -345,16 +355,14 @@ void combine(const Forward<T>& f, T* out, T* logsumexp) {
   const Partial<T>& p = f.partial;
   parallel_over(s.clips * s.heads * s.queries, p.splits * p.pitch * 8, [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
-      const int64_t head = row / s.queries, query = row % s.queries;
-      const auto place = [&](int64_t split) { return (head * p.splits + split) * s.queries + query; };
       T* to = out + row * s.channels;
       std::fill(to, to + s.channels, T(0));
       logsumexp[row] = -std::numeric_limits<T>::infinity();
-      if (!f.attended.any_kept(head / s.heads)) continue;
+      if (!f.attended.any_kept(row / s.queries / s.heads)) continue;
       T most = -std::numeric_limits<T>::infinity(), sum = 0;
-      for (int64_t split = 0; split < p.splits; ++split) most = std::max(most, p.most[place(split)]);
+      for (int64_t split = 0; split < p.splits; ++split) most = std::max(most, p.most[p.at(s, row, split)]);
       for (int64_t split = 0; split < p.splits; ++split) {
-        const int64_t at = place(split);
+        const int64_t at = p.at(s, row, split);
         // Equal where both are infinite.
         const T share = p.most[at] == most ? T(1) : std::exp2(p.most[at] - most);
         sum += share * p.sum[at];
@@ -435,7 +443,7 @@ std::tuple<Tensor, Tensor, Tensor> backward_of(const Sizes& s, const Tensor& gra
       for (int64_t d = 0; d < s.channels; ++d) {
         T sum = 0;
         for (int64_t split = 0; split < p.splits; ++split) {
-          sum += p.row[((row / s.queries * p.splits + split) * s.queries + row % s.queries) * p.pitch + d];
+          sum += p.row[p.at(s, row, split) * p.pitch + d];
         }
         to[row * s.channels + d] = sum * scale;
       }
