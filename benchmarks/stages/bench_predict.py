@@ -32,7 +32,7 @@ from s2d.viz.table import text_table
 
 SIZE, SMALL = (360, 640), (90, 160)
 # Frames, and how often each is measured.
-LENGTHS = {3: 3, 8: 2, 36: 1}
+LENGTHS = {3: 2, 8: 1, 36: 1}
 MEMORY_LENGTHS = (8, 36, 100, 300)
 PARTS = ("backbone", "pixel decoder", "decoder", "masks")
 
