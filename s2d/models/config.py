@@ -38,6 +38,7 @@ class ModelConfig:
         num_classes: classes beside "no object".
         input_short_side: pixels of the frames' short side that the model was trained for; prediction resizes to it.
         input_long_side: the long side is no longer than this in prediction.
+        nms_threshold: prediction drops a track whose tube overlaps a better one's by more than this IoU.
     """
 
     depth: int = 50
@@ -58,6 +59,7 @@ class ModelConfig:
     num_classes: int = 1
     input_short_side: int = 360
     input_long_side: int = 1333
+    nms_threshold: float = 0.75
 
     def __post_init__(self) -> None:
         self._expect(self.depth in DEPTHS, "depth", f"one of {DEPTHS}")

@@ -100,12 +100,31 @@ class TransformerDecoder(nn.Module):
         Returns:
             ``pred_logits`` ``[B, Q, classes + 1]`` and ``pred_masks`` ``[B, Q, T, H, W]`` of each head, in their order.
         """
+        heads = self.decode(mask_features, levels, frame_keep)
+        if not every_head:
+            heads = heads[-1:]
         clips, frames = mask_features.shape[:2]
+        # One product serves the masks of all heads, forwards and backwards.
+        embeds = torch.cat([embed for _, embed in heads], dim=1)
+        masks = embeds @ mask_features.transpose(1, 2).flatten(2)
+        masks = masks.view(clips, len(heads), -1, frames, *mask_features.shape[-2:])
+        return [
+            {"pred_logits": self.class_embed(state), "pred_masks": masks[:, index]}
+            for index, (state, _) in enumerate(heads)
+        ]
+
+    def decode(
+        self, mask_features: Tensor, levels: list[Tensor], frame_keep: Tensor | None
+    ) -> list[tuple[Tensor, Tensor]]:
+        """States ``[B, Q, hidden_dim]`` and mask embeddings ``[B, Q, C]`` at every head; arguments as for `forward`.
+
+        The products of the embeddings with the mask features are the mask logits.
+        """
         layers = len(self.transformer_ffn_layers)
         used = range(min(layers, len(levels)))
         features_at = [_resize(mask_features.detach(), levels[index].shape[-2:]) for index in used]
         values, keys = zip(*(self._tokens(levels[index], index) for index in used), strict=True) if layers else ((), ())
-        queries = self.query_feat.weight.expand(clips, -1, -1)
+        queries = self.query_feat.weight.expand(mask_features.shape[0], -1, -1)
         place = self.query_embed.weight
         heads = [self._embed(queries)]
         for index in range(layers):
@@ -117,16 +136,7 @@ class TransformerDecoder(nn.Module):
             queries = self.transformer_self_attention_layers[index](queries, place)
             queries = self.transformer_ffn_layers[index](queries)
             heads.append(self._embed(queries))
-        if not every_head:
-            heads = heads[-1:]
-        # One product serves the masks of all heads, forwards and backwards.
-        embeds = torch.cat([embed for _, embed in heads], dim=1)
-        masks = embeds @ mask_features.transpose(1, 2).flatten(2)
-        masks = masks.view(clips, len(heads), -1, frames, *mask_features.shape[-2:])
-        return [
-            {"pred_logits": self.class_embed(state), "pred_masks": masks[:, index]}
-            for index, (state, _) in enumerate(heads)
-        ]
+        return heads
 
     def _embed(self, queries: Tensor) -> tuple[Tensor, Tensor]:
         state = self.decoder_norm(queries)

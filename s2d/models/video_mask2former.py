@@ -58,7 +58,7 @@ class VideoMask2Former(nn.Module):
         """
         if clip.dim() != 5 or clip.shape[2] != 3:
             raise ValueError(f"expected a clip [B, T, 3, H, W], got {list(clip.shape)}")
-        mask_features, levels = self.sem_seg_head.pixel_decoder(self.backbone(self._normalise(clip.flatten(0, 1))))
+        mask_features, levels = self.frame_features(clip.flatten(0, 1))
         over_time = clip.shape[:2]
         heads = self.sem_seg_head.predictor(
             mask_features.unflatten(0, over_time),
@@ -67,6 +67,14 @@ class VideoMask2Former(nn.Module):
             every_head=self.training,
         )
         return {**heads[-1], "aux_outputs": heads[:-1]}
+
+    def frame_features(self, frames: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """What the queries read: mask features and levels, as `PixelDecoder` gives them; each frame for itself.
+
+        Args:
+            frames: RGB ``[N, 3, H, W]`` as in `forward`.
+        """
+        return self.sem_seg_head.pixel_decoder(self.backbone(self._normalise(frames)))
 
     def _normalise(self, images: Tensor) -> Tensor:
         height, width = images.shape[-2:]

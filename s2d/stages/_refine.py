@@ -44,10 +44,14 @@ def refined_masks(mask_logits: Tensor, frames: Tensor, inner: tuple[int, int]) -
         # Planes, not pixels of three channels: the arithmetic below then runs along rows.
         frame = [plane.numpy().astype(np.float32) / 255 for plane in frames[t]]
         guide = _GuidedFilter([_resized(plane, grid, cv2.INTER_AREA) for plane in frame], radius)
-        chances = upsample_masks(mask_logits[:, t : t + 1], inner, grid)[:, 0].sigmoid() - 0.5
-        masks = [guide(chance, frame) > 0 for chance in chances.numpy()]
-        words.append(pack_masks(torch.from_numpy(np.stack(masks))).words)
+        masks = (guide(_chance(logits, inner, grid), frame) > 0 for logits in mask_logits[:, t])
+        words.append(torch.stack([pack_masks(torch.from_numpy(mask)).words for mask in masks]))
     return BitMasks(torch.stack(words, dim=1), outer[1])
+
+
+def _chance(logits: Tensor, inner: tuple[int, int], grid: tuple[int, int]) -> np.ndarray:
+    """One mask's probability on the grid, less a half."""
+    return (upsample_masks(logits[None, None], inner, grid)[0, 0].sigmoid() - 0.5).numpy()
 
 
 class _GuidedFilter:

@@ -81,8 +81,7 @@ class RunSettings:
     working_short_side: int = 360
     propose: ProposeSettings = field(default_factory=ProposeSettings)
     discover: DiscoverSettings = field(default_factory=lambda: DiscoverSettings(**FEW_AND_SURE))
-    # A small model gives an object to several queries: its duplicates overlap less than those of the paper's model.
-    predict: PredictSettings = field(default_factory=lambda: PredictSettings(nms_threshold=0.5))
+    predict: PredictSettings = field(default_factory=PredictSettings)
 
 
 @dataclass(frozen=True)

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
+import subprocess
+import sys
+from types import SimpleNamespace
+from unittest.mock import patch
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import nn
 
 from s2d.data.video import Video
 from s2d.errors import InputError
-from s2d.models import ModelConfig, VideoMask2Former
+from s2d.models import ModelConfig, VideoMask2Former, inference
 from s2d.models.inference import binary_masks
 from s2d.models.video_mask2former import padded_size
 from s2d.ops import mask_iou, unpack_masks
+from s2d.stages._memory import clip_bytes
 from s2d.stages._refine import refined_masks
-from s2d.stages.predict import PredictSettings, predict
+from s2d.stages.predict import PredictSettings, named_settings, plan_windows, predict
 
 FRAMES, HEIGHT, WIDTH = 30, 60, 100
 # Instances by colour; the grey of the background is none.
@@ -51,21 +59,48 @@ class ColourModel(nn.Module):
         self.shuffles = shuffles
         self.calls: list[tuple[int, torch.Tensor | None]] = []
         self.dies_at = None
+        self.sem_seg_head = SimpleNamespace(predictor=SimpleNamespace(decode=self.decode, class_embed=nn.Identity()))
 
-    def forward(self, clip, frame_keep=None):
+    def frame_features(self, frames):
+        """Logits of the colours as mask features, and one level for show."""
         assert not self.training
-        if self.dies_at == len(self.calls):
-            raise KeyboardInterrupt
-        self.calls.append((clip.shape[1], frame_keep))
-        frames = clip[0].float()
+        frames = frames.float()
         near = (frames[:, None] - PALETTE[None, :, :, None, None]).abs().amax(2) < 40
         height, width = padded_size(tuple(frames.shape[-2:]))
-        near = F.pad(near.float(), (0, width - WIDTH, 0, height - HEIGHT)) * 20 - 10
-        logits = F.avg_pool2d(near, 4).transpose(0, 1)
+        near = F.pad(near.float(), (0, width - frames.shape[-1], 0, height - frames.shape[-2])) * 20 - 10
+        return F.avg_pool2d(near, 4), [torch.zeros(len(frames), 1, 2, 2)]
+
+    def decode(self, mask_features, levels, frame_keep):
+        if self.dies_at == len(self.calls):
+            raise KeyboardInterrupt
+        self.calls.append((mask_features.shape[1], frame_keep))
         shift = len(self.calls) % 3 if self.shuffles else 0
         order = torch.tensor([(i - shift) % 3 for i in range(3)] + [0, 0])
-        chance = torch.tensor([0.9, 0.8, 0.7, 0.6, 0.1])[torch.cat([order[:3], torch.tensor([3, 4])])]
-        return {"pred_logits": torch.stack([chance, 1 - chance], -1).log()[None], "pred_masks": logits[order][None]}
+        chance = self.chances()[torch.cat([order[:3], torch.tensor([3, 4])])]
+        return [(torch.stack([chance, 1 - chance], -1).log()[None], torch.eye(3)[order][None])]
+
+    def chances(self):
+        return torch.tensor([0.9, 0.8, 0.7, 0.6, 0.1])
+
+
+def small_model(**changes) -> VideoMask2Former:
+    """The real architecture with small numbers and random weights."""
+    torch.manual_seed(0)
+    config = ModelConfig(
+        depth=10,
+        width=8,
+        norm="GN",
+        hidden_dim=32,
+        nheads=4,
+        mask_dim=16,
+        encoder_layers=1,
+        encoder_ffn=32,
+        decoder_layers=2,
+        decoder_ffn=32,
+        num_queries=5,
+        input_short_side=32,
+    )
+    return VideoMask2Former(dataclasses.replace(config, **changes)).eval()
 
 
 def assert_tracks(tracks, masks):
@@ -103,6 +138,127 @@ def test_a_short_video_is_one_clip():
     assert model.calls == [(FRAMES, None)]
 
 
+def test_memory_decides_the_length_of_windows():
+    video, masks = scene()
+    model = ColourModel()
+    asked = PredictSettings(window=None, memory=10**12)
+    assert plan_windows(video, model, asked).spans == ((0, FRAMES),)
+    assert_tracks(predict(video, model, asked, progress=False), masks)
+    weights, inner = model.weight.nbytes, (HEIGHT, WIDTH)
+    enough = clip_bytes(model.config, weights, inner, 8)
+    for memory, window in ((enough, 8), (enough - 1, 7)):
+        plan = plan_windows(video, model, dataclasses.replace(asked, overlap=4, memory=memory))
+        assert (plan.window, plan.bytes) == (window, clip_bytes(model.config, weights, inner, window))
+        assert plan.bytes <= memory
+    assert str(plan_windows(video, model, SETTINGS)).startswith("7 windows of 8 frames, about ")
+    assert_tracks(predict(video, model, dataclasses.replace(asked, overlap=4, memory=enough), progress=False), masks)
+    with pytest.raises(InputError, match=r"memory of at least .* for one frame of 100 x 60, got 5 MB"):
+        plan_windows(video, model, dataclasses.replace(asked, memory=5_000_000))
+
+
+def test_a_window_takes_no_more_memory_than_estimated():
+    code = """
+import torch
+from s2d.models import ModelConfig, VideoMask2Former, inference
+from s2d.models.inference import read_clip
+from s2d.stages import _memory
+from s2d.stages.measure import Meter
+torch.set_num_threads(1)
+config = ModelConfig(depth=10, width=16, norm="GN", encoder_layers=1, decoder_layers=3)
+model = VideoMask2Former(config).eval()
+weights = sum(tensor.nbytes for tensor in model.state_dict().values())
+read_clip(model, torch.zeros(1, 3, 96, 160, dtype=torch.uint8))
+begin = Meter().read()["peak_mb"]
+meter = Meter()
+read_clip(model, torch.zeros(60, 3, 96, 160, dtype=torch.uint8))
+print((meter.read()["peak_mb"] - begin) * 1e6)
+print(_memory.clip_bytes(config, weights, (96, 160), 60) - _memory.clip_bytes(config, weights, (96, 160), 1))
+print(meter.read()["peak_mb"] * 1e6, _memory.clip_bytes(config, weights, (96, 160), 60))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    grown, estimated, peak, bound = map(float, done.stdout.split())
+    assert peak < bound
+    assert 0.5 * estimated < grown < 1.1 * estimated
+
+
+def test_frames_pass_in_parts_and_hidden_ones_do_not_count():
+    model = small_model()
+    clip = torch.randint(0, 256, (5, 3, 40, 64), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    parts = []
+    with patch.dict(inference._PIXELS_AT_ONCE, cpu=2 * 40 * 64):
+        seen = inference.read_clip(model, clip, advance=parts.append)
+    assert parts == [2, 2, 1]
+    with torch.no_grad():
+        whole = model(clip[None])
+    torch.testing.assert_close(seen.logits, whole["pred_logits"][0], rtol=1e-4, atol=1e-5)
+    masks = torch.stack([seen.mask_logits(torch.arange(5), t) for t in range(5)], 1)
+    torch.testing.assert_close(masks, whole["pred_masks"][0], rtol=1e-4, atol=1e-4)
+    noise = torch.randint(0, 256, (3, 3, 40, 64), dtype=torch.uint8)
+    with torch.no_grad():
+        padded = model(torch.cat([clip, noise])[None], (torch.arange(8) < 5)[None])
+    seen = inference.read_clip(model, clip, hidden=3)
+    torch.testing.assert_close(seen.logits, padded["pred_logits"][0], rtol=1e-4, atol=1e-5)
+    masks = torch.stack([seen.mask_logits(torch.arange(5), t) for t in range(5)], 1)
+    torch.testing.assert_close(masks, padded["pred_masks"][0, :, :5], rtol=1e-4, atol=1e-4)
+
+
+def test_precisions_and_compilation(monkeypatch):
+    video, _ = scene()
+    settings = dataclasses.replace(SETTINGS, score_threshold=0.0, nms_threshold=1.0)
+    exact = predict(video, small_model(), settings, progress=False)
+    if torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        half = predict(video, small_model(), dataclasses.replace(settings, precision="bf16"), progress=False)
+        assert not torch.equal(half.scores, exact.scores)
+        torch.testing.assert_close(half.scores, exact.scores, rtol=0, atol=0.05)
+    with pytest.raises(InputError, match=r"precision that this CPU computes in .*, got fp16"):
+        predict(video, small_model(), dataclasses.replace(settings, precision="fp16"), progress=False)
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda call, **_: lambda *args: compiled.append(args) or call(*args))
+    model = small_model()
+    inference.compile_frame_parts(model)
+    assert_equal(predict(video, model, settings, progress=False), exact)
+    assert compiled
+
+
+@pytest.mark.parametrize("name", ["videocutler", "s2d"])
+def test_official_settings_give_the_official_tracks(test_data, name):
+    spec = importlib.util.spec_from_file_location("deterministic", test_data / "parity" / "deterministic.py")
+    deterministic = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(deterministic)
+    stored = torch.load(test_data / "parity" / "parity_small.pt", weights_only=True)
+    model = VideoMask2Former(ModelConfig(input_short_side=96)).eval()
+    state = model.state_dict()
+    model.load_state_dict({key: deterministic.det_tensor(key, state[key].shape, "teacher/") for key in state})
+    video = Video.from_frames(stored["clip_uint8"].view(3, 3, 96, 128))
+    tracks = predict(video, model, named_settings(name), progress=False)
+    wanted = stored["inference_teacher"][name == "s2d", 0.75, (96, 128)]
+    number = 10 if name == "videocutler" else len(wanted["scores"])
+    assert len(tracks) == number
+    assert tracks.annotated.all()
+    torch.testing.assert_close(tracks.scores, torch.tensor(wanted["scores"][:number]), atol=4e-5, rtol=0)
+    packed, shape = wanted["masks"]
+    masks = torch.from_numpy(np.unpackbits(packed.numpy()))[: torch.Size(shape).numel()].view(shape)[:number]
+    assert (unpack_masks(tracks.bits()) != masks.bool()).double().mean() < 1e-5
+
+
+def test_official_frames_are_resized_by_pillow():
+    frames = torch.randint(0, 256, (2, 3, 90, 120), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    clips = []
+    model = small_model()
+    model.frame_features = lambda frames: clips.append(frames) or VideoMask2Former.frame_features(model, frames)
+    tracks = predict(Video.from_frames(frames), model, named_settings("videocutler"), progress=False)
+    assert (len(tracks), tracks.size) == (5, (90, 120))
+    for found, frame in zip(torch.cat(clips), frames, strict=True):
+        image = Image.fromarray(frame.permute(1, 2, 0).numpy()).resize((43, 32), Image.Resampling.BILINEAR)
+        assert np.array_equal(found.permute(1, 2, 0).numpy(), np.asarray(image))
+
+
+def test_official_input_sizes():
+    config = ModelConfig()
+    sizes = {(480, 854): (360, 641), (854, 480): (641, 360), (240, 320): (360, 480), (200, 1000): (267, 1333)}
+    assert {size: inference.official_input_size(size, config) for size in sizes} == sizes
+
+
 def test_no_window_sees_the_whole_and_no_overlap_stitches_nothing():
     video, _ = scene()
     tracks = predict(video, ColourModel(), PredictSettings(window=10, overlap=0), progress=False)
@@ -125,6 +281,9 @@ def test_duplicates_and_junk_are_dropped():
     assert len(predict(video, ColourModel(shuffles=False), lenient, progress=False)) == 3
     strict = dataclasses.replace(SETTINGS, score_threshold=0.75)
     assert len(predict(video, ColourModel(), strict, progress=False)) == 2
+    model = ColourModel(shuffles=False)
+    model.config = dataclasses.replace(model.config, nms_threshold=0.0)
+    assert len(predict(video, model, lenient, progress=False)) == 3
     few = dataclasses.replace(SETTINGS, top_k=1)
     assert len(predict(video, ColourModel(), few, progress=False)) == 1
 
@@ -133,12 +292,8 @@ def test_scores_are_means_over_the_frames_that_show_the_instance():
     video, _ = scene()
 
     class Moody(ColourModel):
-        def forward(self, clip, frame_keep=None):
-            output = super().forward(clip, frame_keep)
-            if len(self.calls) == 4:
-                chance = torch.tensor([0.5, 0.5, 0.4, 0.1, 0.1])
-                output["pred_logits"] = torch.stack([chance, 1 - chance], -1).log()[None]
-            return output
+        def chances(self):
+            return torch.tensor([0.5, 0.5, 0.4, 0.1, 0.1]) if len(self.calls) == 4 else super().chances()
 
     tracks = predict(video, Moody(shuffles=False), SETTINGS, progress=False)
     # The fourth window, frames 12 to 19, is trusted from 14 to 17: half of each overlap.
@@ -227,22 +382,7 @@ def test_windows_of_another_model_or_other_settings_are_not_used(tmp_path):
 
 
 def test_a_real_model_gives_the_same_twice():
-    torch.manual_seed(0)
-    config = ModelConfig(
-        depth=10,
-        width=8,
-        norm="GN",
-        hidden_dim=32,
-        nheads=4,
-        mask_dim=16,
-        encoder_layers=1,
-        encoder_ffn=32,
-        decoder_layers=2,
-        decoder_ffn=32,
-        num_queries=5,
-        input_short_side=32,
-    )
-    model = VideoMask2Former(config)
+    model = small_model()
     video, _ = scene()
     settings = dataclasses.replace(SETTINGS, score_threshold=0.0, nms_threshold=1.0)
     first, second = (predict(video, model, settings, progress=False) for _ in range(2))
@@ -257,8 +397,24 @@ def test_a_real_model_gives_the_same_twice():
         ({"window": 0}, "window and top_k of at least 1, got 0 and 50"),
         ({"window": 8, "overlap": 5}, "overlap from 0 to half of window = 8, got 5"),
         ({"score_threshold": 1.5}, r"score_threshold in \[0, 1\], got 1.5"),
+        ({"precision": "int8"}, "precision of fp32, bf16, fp16, got 'int8'"),
     ],
 )
 def test_settings_refuse(values, words):
     with pytest.raises(InputError, match=words):
         PredictSettings(**values)
+
+
+def test_settings_by_name():
+    assert named_settings() == PredictSettings()
+    assert (named_settings("s2d").window, named_settings("videocutler").top_k) == (None, 10)
+    asked = named_settings("s2d", memory="1.5 GiB")
+    assert (asked.window, asked.memory) == (None, 3 * 2**29)
+    assert named_settings(memory="500MB").memory == 500_000_000
+    assert named_settings(memory="500MB", window=5).window == 5
+    assert named_settings(window=5).overlap == 2
+    for bad in ("4 bananas", "much", "-1GB", ""):
+        with pytest.raises(InputError, match="memory such as 4GB or 500MB, got"):
+            named_settings(memory=bad)
+    with pytest.raises(InputError, match="settings of the name default, videocutler, s2d, got 'official'"):
+        named_settings("official")
