@@ -11,7 +11,7 @@ import numpy as np
 
 from s2d import _native
 from s2d.metrics._entries import each_iou, make_entries, read_entries
-from s2d.metrics._matching import IOU_THRESHOLDS, RECALL_POINTS, Groups, Matches, accumulate, arrange, match, mean
+from s2d.metrics._matching import IOU_THRESHOLDS, RECALL_POINTS, Groups, Matches, Ranking, arrange, match, mean
 
 _host = _native.host().metrics
 
@@ -165,7 +165,7 @@ class Evaluator:
         p, done = p or self.params, self._paramsEval
         wanted = set(getattr(p, self.units))
         weights = np.array([unit in wanted for unit in getattr(done, self.units)], dtype=np.int64)
-        curves = accumulate(self._groups, self._matches, most=p.maxDets, points=p.recThrs, weights=weights)
+        curves = Ranking(self._groups, self._matches).curves(most=p.maxDets, points=p.recThrs, weights=weights)
         categories = list(p.catIds) if p.useCats else [-1]
         evaluated = list(done.catIds) if done.useCats else [-1]
         areas = [tuple(area) for area in done.areaRng]

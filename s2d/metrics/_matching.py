@@ -131,6 +131,14 @@ class Matches:
     gt: np.ndarray
     gt_ignored: np.ndarray
 
+    def of_range(self, a: int) -> Matches:
+        """Those of one area range."""
+        own = slice(a, a + 1)
+        return Matches(
+            *(np.ascontiguousarray(array[:, own]) for array in (self.dt, self.dt_ignored, self.gt)),
+            self.gt_ignored[own],
+        )
+
 
 def match(
     groups: Groups,
@@ -171,46 +179,52 @@ def match(
     )
 
 
-def accumulate(
-    groups: Groups,
-    matches: Matches,
-    *,
-    most: Sequence[int],
-    points: np.ndarray = RECALL_POINTS,
-    weights: np.ndarray | None = None,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Precision over recall, as COCO defines it.
+class Ranking:
+    """Detections of all groups by category and descending score, ready for their curves."""
 
-    Args:
-        most: M numbers of detections that count in each group, the best ones.
-        points: float64 ``[R]``: recalls at which precision is read off.
-        weights: int64 ``[units]``: how many times each image or video is there; None: once.
+    def __init__(self, groups: Groups, matches: Matches) -> None:
+        self.groups, self.matches = groups, matches
+        dt_group, gt_group = groups.dt_group, groups.gt_group
+        category = groups.category[dt_group]
+        best = np.argsort(-groups.scores, kind="stable")
+        bounds = np.arange(groups.categories + 1)
+        self._dt_unit, self._gt_unit = groups.unit[dt_group], groups.unit[gt_group]
+        self._ranks = np.arange(len(dt_group)) - groups.dt_offsets[dt_group]
+        self._order = best[_stable_order(category[best])]
+        self._dt_categories = np.searchsorted(category, bounds)
+        self._gt_categories = np.searchsorted(groups.category[gt_group], bounds)
 
-    Returns:
-        precision ``[T, R, K, A, M]``, recall ``[T, K, A, M]`` and scores ``[T, R, K, A, M]`` (of the detection at
-        which the recall is reached), with K all categories; -1 where there is nothing to be found.
-    """
-    dt_group, gt_group = groups.dt_group, groups.gt_group
-    category = groups.category[dt_group]
-    weights = np.ones(groups.units, dtype=np.int64) if weights is None else weights
-    best = np.argsort(-groups.scores, kind="stable")
-    bounds = np.arange(groups.categories + 1)
-    precision, recall, scores = _host.accumulate(
-        matches.dt,
-        matches.dt_ignored,
-        matches.gt_ignored,
-        groups.scores,
-        np.arange(len(dt_group)) - groups.dt_offsets[dt_group],
-        weights[groups.unit[dt_group]],
-        weights[groups.unit[gt_group]],
-        best[_stable_order(category[best])],
-        np.searchsorted(category, bounds),
-        np.searchsorted(groups.category[gt_group], bounds),
-        np.asarray(points, dtype=np.float64),
-        np.asarray(most, dtype=np.int64),
-        torch.get_num_threads(),
-    )
-    return precision.transpose(3, 4, 0, 1, 2), recall.transpose(3, 0, 1, 2), scores.transpose(3, 4, 0, 1, 2)
+    def curves(
+        self, *, most: Sequence[int], points: np.ndarray = RECALL_POINTS, weights: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Precision over recall, as COCO defines it.
+
+        Args:
+            most: M numbers of detections that count in each group, the best ones.
+            points: float64 ``[R]``: recalls at which precision is read off.
+            weights: int64 ``[units]``: how many times each image or video is there; None: once.
+
+        Returns:
+            precision ``[T, R, K, A, M]``, recall ``[T, K, A, M]`` and scores ``[T, R, K, A, M]`` (of the detection at
+            which the recall is reached), with K all categories; -1 where there is nothing to be found.
+        """
+        weights = np.ones(self.groups.units, dtype=np.int64) if weights is None else weights
+        precision, recall, scores = _host.accumulate(
+            self.matches.dt,
+            self.matches.dt_ignored,
+            self.matches.gt_ignored,
+            self.groups.scores,
+            self._ranks,
+            weights[self._dt_unit],
+            weights[self._gt_unit],
+            self._order,
+            self._dt_categories,
+            self._gt_categories,
+            np.asarray(points, dtype=np.float64),
+            np.asarray(most, dtype=np.int64),
+            torch.get_num_threads(),
+        )
+        return precision.transpose(3, 4, 0, 1, 2), recall.transpose(3, 0, 1, 2), scores.transpose(3, 4, 0, 1, 2)
 
 
 def mean(values: np.ndarray) -> float:

@@ -8,8 +8,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 
 from s2d.data.files import read_json
+from s2d.data.types import Tracks
 from s2d.data.ytvis import video_name
 from s2d.errors import InputError
 from s2d.ops import RLE, rle_area
@@ -41,8 +43,11 @@ class _Dataset:
         """Index ``dataset`` by ids. InputError names an id that is there twice, or unknown."""
         where = f"in {self._source}"
         self._units = _by_id(self.dataset[self.units], self.units, where)
-        self.cats = _by_id(self.dataset.get("categories") or [], "categories", where)
-        self.anns = _by_id(self.dataset.get("annotations") or [], "annotations", where)
+        annotations = self.dataset.get("annotations") or []
+        # A file of one class may do without a list of them.
+        known = self.dataset.get("categories") or [{"id": c} for c in {a.get("category_id") for a in annotations}]
+        self.cats = _by_id(known, "categories", where)
+        self.anns = _by_id(annotations, "annotations", where)
         for annotation in self.anns.values():
             self._check_unit(annotation, f"annotation {annotation['id']}", where)
 
@@ -93,8 +98,12 @@ class _Dataset:
             if key not in annotation:
                 raise InputError(f"expected {name} {where} to have the key {key!r}, got {sorted(annotation)}")
 
-    def _named(self, unit: Any) -> str:
+    def name(self, unit: Any) -> str:
+        """What an image or video is called."""
         raise NotImplementedError
+
+    def _named(self, unit: Any) -> str:
+        return f"{self.unit.removesuffix('_id')} {self.name(unit)!r}"
 
     def _measure(self, annotations: list[dict]) -> None:
         """Add areas to results."""
@@ -123,8 +132,8 @@ class COCO(_Dataset):
     def getImgIds(self) -> list:
         return list(self._units)
 
-    def _named(self, unit: Any) -> str:
-        return f"image {self._units[unit].get('file_name', unit)}"
+    def name(self, unit: Any) -> str:
+        return str(self._units[unit].get("file_name", unit))
 
     def _measure(self, annotations: list[dict]) -> None:
         # As in pycocotools the first result says whether all are boxes or masks.
@@ -179,8 +188,21 @@ class YTVOS(_Dataset):
         self._check_masks()
         self._measure([annotation for annotation in self.anns.values() if not annotation.get("areas")])
 
-    def _named(self, unit: Any) -> str:
-        return f"video {video_name(self._units[unit], str(unit))!r}"
+    def name(self, unit: Any) -> str:
+        return video_name(self._units[unit], str(unit))
+
+    def tracks(self, unit: Any) -> Tracks:
+        """The instances of a video, by descending score."""
+        own = [annotation for annotation in self.anns.values() if annotation["video_id"] == unit]
+        own.sort(key=lambda annotation: -annotation.get("score", 1.0))
+        video = self._units[unit]
+        size = video["height"], video["width"]
+        codes = [code or None for annotation in own for code in annotation["segmentations"]]
+        rle = RLE.from_coco(codes, size) if codes else RLE.empty(0, *size)
+        length = len(own[0]["segmentations"]) if own else int(video.get("length", 0))
+        annotated = torch.tensor([code is not None for code in codes], dtype=torch.bool).reshape(len(own), length)
+        scores = torch.tensor([annotation.get("score", 1.0) for annotation in own], dtype=torch.float32)
+        return Tracks(self.name(unit), size, rle, annotated, scores)
 
     def _check_masks(self) -> None:
         for annotation in self.anns.values():

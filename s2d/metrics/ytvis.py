@@ -12,7 +12,7 @@ import torch
 from s2d import _native
 from s2d.data.types import Tracks
 from s2d.metrics._evaluator import Evaluator
-from s2d.metrics._matching import Groups, accumulate, arrange, match, mean
+from s2d.metrics._matching import Groups, Ranking, arrange, match, mean
 from s2d.metrics.tubes import overlap_counts
 
 _host = _native.host()
@@ -189,7 +189,7 @@ def average_precision(pairs: Sequence[tuple[Tracks, Tracks]]) -> AveragePrecisio
         crowd=np.zeros(len(gt_areas), dtype=bool),
         ranges=[[0, 1e10], [0, AREAS[0]], AREAS, [AREAS[1], 1e10]],
     )
-    precision, recall, _ = accumulate(groups, matches, most=[1, 10, 100])
+    precision, recall, _ = Ranking(groups, matches).curves(most=[1, 10, 100])
     values = [precision[..., 0, 2], precision[0, ..., 0, 2], precision[5, ..., 0, 2]]
     values += [precision[..., area, 2] for area in (1, 2, 3)] + [recall[..., 0, limit] for limit in range(3)]
     means = [mean(value) for value in values]

@@ -213,9 +213,9 @@ def test_nothing_found_and_nothing_to_find():
     ("change", "words"),
     [
         ({"image_id": 7}, "image_id of result 1 in the results to be one of the images, got 7"),
-        ({"score": float("nan")}, "numbers in the results, got nan for result 1 of image one.jpg"),
-        ({"score": None}, "got None for result 1 of image one.jpg"),
-        ({"bbox": None}, "result 1 of image one.jpg in the results to have a segmentation"),
+        ({"score": float("nan")}, "numbers in the results, got nan for result 1 of image 'one.jpg'"),
+        ({"score": None}, "got None for result 1 of image 'one.jpg'"),
+        ({"bbox": None}, "result 1 of image 'one.jpg' in the results to have a segmentation"),
     ],
 )
 def test_results_that_cannot_be_used_are_refused(change, words):
