@@ -268,8 +268,9 @@ def _pair(
         alone = len(predictions) == len(ground_truth) == 1
         truth = ground_truth[0] if alone else by_name.get(predicted.video)
         if truth is None:
+            names = listed([item.video for item in ground_truth])
             raise InputError(
-                f"expected predictions for videos of the ground truth ({listed([truth.video for truth in ground_truth])}), "
+                f"expected predictions for videos of the ground truth ({names}), "
                 f"got {predicted.video!r}: say which one it is with --video"
             )
         pairs.append((_comparable(predicted, truth, notes), truth))
