@@ -64,11 +64,12 @@ def quiet(predictions, truth, metric, **options):
     return benchmark(predictions, truth, metric, draws=20, progress=False, **options).scores
 
 
-@pytest.mark.parametrize("truth", ["truth.json", "truth"])
-@pytest.mark.parametrize("predictions", ["shifted.json", "shifted", "runs", "results.json"])
+FORMS = [(p, t) for p in ("shifted.json", "shifted", "runs") for t in ("truth.json", "truth")]
+
+
+# Results with ids need a truth with ids.
+@pytest.mark.parametrize(("predictions", "truth"), [*FORMS, ("results.json", "truth.json")])
 def test_all_forms_of_the_same_have_the_same_numbers(files, truth, predictions):
-    if predictions == "results.json" and truth == "truth":
-        pytest.skip("results with ids need a truth with ids")
     scores = quiet(files / predictions, files / truth, "ytvis")
     # Boxes of 20 columns that are shifted by 4: 16 of 24 are shared, which is enough for 4 of 10 thresholds.
     assert scores.videos["cat"]["ap"] == pytest.approx(0.4)
