@@ -13,6 +13,7 @@
 
 #include <algorithm>
 #include <tuple>
+#include <type_traits>
 #include <vector>
 
 #include "../common/check.h"
@@ -24,7 +25,8 @@ namespace {
 
 struct Sizes {
   int64_t batches, places, heads, channels, queries, levels, points;
-  std::vector<int64_t> height, width, start;
+  std::vector<int32_t> height, width;
+  std::vector<int64_t> start;
 
   int64_t row() const { return heads * channels; }
   int64_t per_head() const { return levels * points; }
@@ -34,42 +36,68 @@ template <typename T>
 struct Forward {
   const Sizes& sizes;
   const T *value, *locations, *weights;
+  const T* zeros;  // a row of them
   T* out;
 };
 
 template <typename T>
 struct Backward {
   const Sizes& sizes;
-  const T *value, *locations, *weights, *grad;
+  const T *value, *locations, *weights, *grad, *zeros;
   T *grad_value, *grad_locations, *grad_weights;
 };
 
+// The rows of a point's corners; one that is no pixel is `outside`.
+template <typename T>
+S2D_LOOP void rows_of(const Corners<std::remove_const_t<T>>& at, T* values, int64_t stride, T* outside, int64_t width,
+                      T* rows[4]) {
+  for (int64_t corner = 0; corner < 4; ++corner) {
+    const int64_t pixel = at.place + corner % 2 + corner / 2 * width;
+    rows[corner] = at.inside >> corner & 1 ? values + pixel * stride : outside;
+  }
+}
+
+// Copies rows of `channels` that lie `from_stride` and `to_stride` apart.
+template <typename T>
+S2D_LOOP void copy_rows(const T* from, int64_t from_stride, T* to, int64_t to_stride, int64_t rows, int64_t channels) {
+  for (int64_t r = 0; r < rows; ++r) std::copy_n(from + r * from_stride, channels, to + r * to_stride);
+}
+
 // kChannels is D where it is known, else 0.
 template <int kChannels, typename T>
-S2D_LOOP void read_head(const Forward<T>& f, int64_t batch, int64_t item, int64_t head) {
+S2D_LOOP void read_item(const Forward<T>& f, const T* values, int64_t stride, int64_t item) {
   const Sizes& s = f.sizes;
-  const int64_t channels = kChannels ? kChannels : s.channels, row = s.row();
-  const int64_t first = (item * s.heads + head) * s.per_head();
-  const T* base = f.value + batch * s.places * row + head * channels;
+  const int64_t channels = kChannels ? kChannels : s.channels, first = item * s.per_head();
   T held[kChannels ? kChannels : 1];
-  T* __restrict out = kChannels ? held : f.out + item * row + head * channels;
+  T* __restrict out = kChannels ? held : f.out + item * channels;
   std::fill(out, out + channels, T(0));
   for (int64_t level = 0; level < s.levels; ++level) {
-    const T* values = base + s.start[level] * row;
+    const int32_t height = s.height[level], width = s.width[level];
     for (int64_t point = 0; point < s.points; ++point) {
       const int64_t place = first + level * s.points + point;
-      const auto at = corners_of(f.locations[2 * place], f.locations[2 * place + 1], s.height[level], s.width[level]);
+      const auto at = corners_of(f.locations[2 * place], f.locations[2 * place + 1], height, width);
       if (!at.inside) continue;
+      const T* rows[4];
+      rows_of(at, values + s.start[level] * stride, stride, f.zeros, width, rows);
       const T weight = f.weights[place];
-      for (int corner = 0; corner < 4; ++corner) {
-        if (at.index[corner] < 0) continue;
-        const T share = weight * at.share(corner);
-        const T* __restrict v = values + at.index[corner] * row;
-        for (int64_t d = 0; d < channels; ++d) out[d] += share * v[d];
+      const T a = weight * at.share(0), b = weight * at.share(1), c = weight * at.share(2), e = weight * at.share(3);
+      for (int64_t d = 0; d < channels; ++d) {
+        out[d] += (a * rows[0][d] + b * rows[1][d]) + (c * rows[2][d] + e * rows[3][d]);
       }
     }
   }
-  if (kChannels) std::copy(held, held + channels, f.out + item * row + head * channels);
+  if (kChannels) std::copy_n(held, channels, f.out + item * channels);
+}
+
+// Partial sums over channels in a fixed order that vectorises.
+constexpr int kPartial = 16;
+
+template <typename T>
+S2D_LOOP T total_of(T (&part)[kPartial]) {
+  for (int half = kPartial / 2; half; half /= 2) {
+    for (int k = 0; k < half; ++k) part[k] += part[k + half];
+  }
+  return part[0];
 }
 
 template <int kChannels, typename T>
@@ -77,51 +105,75 @@ S2D_LOOP void return_head(const Backward<T>& b, int64_t batch, int64_t head) {
   const Sizes& s = b.sizes;
   const int64_t channels = kChannels ? kChannels : s.channels, row = s.row();
   const int64_t base = batch * s.places * row + head * channels;
+  std::vector<T> values(s.places * channels), grad_values(s.places * channels), unread(channels);
+  copy_rows(b.value + base, row, values.data(), channels, s.places, channels);
   for (int64_t query = 0; query < s.queries; ++query) {
     const int64_t item = batch * s.queries + query, first = (item * s.heads + head) * s.per_head();
-    const T* __restrict grad = b.grad + item * row + head * channels;
+    const T* given = b.grad + item * row + head * channels;
+    T held[kChannels ? kChannels : 1];
+    if (kChannels) std::copy(given, given + channels, held);
+    const T* __restrict grad = kChannels ? held : given;
     for (int64_t level = 0; level < s.levels; ++level) {
-      const T* values = b.value + base + s.start[level] * row;
-      T* grad_values = b.grad_value + base + s.start[level] * row;
+      const int32_t height = s.height[level], width = s.width[level];
+      const int64_t level_base = s.start[level] * channels;
       for (int64_t point = 0; point < s.points; ++point) {
         const int64_t place = first + level * s.points + point;
-        const auto at = corners_of(b.locations[2 * place], b.locations[2 * place + 1], s.height[level], s.width[level]);
-        T dot[4] = {0, 0, 0, 0}, read = 0;
-        const T weight = b.weights[place];
-        for (int corner = 0; at.inside && corner < 4; ++corner) {
-          if (at.index[corner] < 0) continue;
-          const T bilinear = at.share(corner), share = weight * bilinear;
-          const T* __restrict v = values + at.index[corner] * row;
-          T* __restrict g = grad_values + at.index[corner] * row;
-          // Sixteen partial sums: a fixed order that vectorises.
-          T part[16] = {};
-          int64_t d = 0;
-          for (; d + 16 <= channels; d += 16) {
-            for (int k = 0; k < 16; ++k) part[k] += grad[d + k] * v[d + k];
-          }
-          for (int k = 0; d + k < channels; ++k) part[k] += grad[d + k] * v[d + k];
-          for (int half = 8; half; half /= 2) {
-            for (int k = 0; k < half; ++k) part[k] += part[k + half];
-          }
-          for (d = 0; d < channels; ++d) g[d] += share * grad[d];
-          dot[corner] = part[0];
-          read += bilinear * part[0];
+        const auto at = corners_of(b.locations[2 * place], b.locations[2 * place + 1], height, width);
+        if (!at.inside) {
+          b.grad_weights[place] = b.grad_locations[2 * place] = b.grad_locations[2 * place + 1] = 0;
+          continue;
         }
-        b.grad_weights[place] = read;
-        const bool inside = at.inside;
-        b.grad_locations[2 * place] = inside ? weight * static_cast<T>(s.width[level]) * slope_x(at, dot) : 0;
-        b.grad_locations[2 * place + 1] = inside ? weight * static_cast<T>(s.height[level]) * slope_y(at, dot) : 0;
+        const T* rows[4];
+        T* grads[4];
+        rows_of<const T>(at, values.data() + level_base, channels, b.zeros, width, rows);
+        rows_of(at, grad_values.data() + level_base, channels, unread.data(), width, grads);
+        const T weight = b.weights[place];
+        T read[kPartial] = {}, along_x[kPartial] = {}, along_y[kPartial] = {};
+        const auto add = [&](int64_t d, int k) __attribute__((always_inline)) {
+          const T v0 = rows[0][d], v1 = rows[1][d], v2 = rows[2][d], v3 = rows[3][d];
+          read[k] += grad[d] * ((at.share(0) * v0 + at.share(1) * v1) + (at.share(2) * v2 + at.share(3) * v3));
+          along_x[k] += grad[d] * ((1 - at.fy) * (v1 - v0) + at.fy * (v3 - v2));
+          along_y[k] += grad[d] * ((1 - at.fx) * (v2 - v0) + at.fx * (v3 - v1));
+        };
+        int64_t d = 0;
+        for (; d + kPartial <= channels; d += kPartial) {
+          for (int k = 0; k < kPartial; ++k) add(d + k, k);
+        }
+        for (int k = 0; d + k < channels; ++k) add(d + k, k);
+        for (int corner = 0; corner < 4; ++corner) {
+          const T share = weight * at.share(corner);
+          T* __restrict g = grads[corner];
+          for (d = 0; d < channels; ++d) g[d] += share * grad[d];
+        }
+        b.grad_weights[place] = total_of(read);
+        b.grad_locations[2 * place] = weight * static_cast<T>(width) * total_of(along_x);
+        b.grad_locations[2 * place + 1] = weight * static_cast<T>(height) * total_of(along_y);
       }
     }
   }
+  copy_rows(grad_values.data(), channels, b.grad_value + base, row, s.places, channels);
 }
 
+// Places [begin, end) in the order of batches, heads, queries.
 template <int kChannels, typename T>
 S2D_LOOP void read_items(const Forward<T>& f, int64_t begin, int64_t end) {
-  for (int64_t item = begin; item < end; ++item) {
-    for (int64_t head = 0; head < f.sizes.heads; ++head) {
-      read_head<kChannels>(f, item / f.sizes.queries, item, head);
+  const Sizes& s = f.sizes;
+  const int64_t channels = kChannels ? kChannels : s.channels;
+  std::vector<T> held;
+  while (begin < end) {
+    const int64_t batch = begin / s.queries / s.heads, head = begin / s.queries % s.heads, query = begin % s.queries;
+    const int64_t number = std::min(s.queries - query, end - begin);
+    const T* values = f.value + batch * s.places * s.row() + head * channels;
+    int64_t stride = s.row();
+    if (number * s.per_head() >= s.places) {
+      held.resize(s.places * channels);
+      copy_rows(values, stride, held.data(), channels, s.places, channels);
+      values = held.data();
+      stride = channels;
     }
+    const int64_t first = (batch * s.queries + query) * s.heads + head;
+    for (int64_t q = 0; q < number; ++q) read_item<kChannels>(f, values, stride, first + q * s.heads);
+    begin += number;
   }
 }
 
@@ -196,8 +248,8 @@ Sizes sizes_of(const Tensor& value, const Tensor& shapes, const Tensor& location
   const auto* shape = static_cast<const int64_t*>(held.const_data_ptr());
   int64_t places = 0;
   for (int64_t level = 0; level < sizes.levels; ++level) {
-    sizes.height.push_back(shape[2 * level]);
-    sizes.width.push_back(shape[2 * level + 1]);
+    sizes.height.push_back(static_cast<int32_t>(shape[2 * level]));
+    sizes.width.push_back(static_cast<int32_t>(shape[2 * level + 1]));
     sizes.start.push_back(places);
     places += shape[2 * level] * shape[2 * level + 1];
   }
@@ -215,9 +267,11 @@ Tensor forward_of(const Sizes& sizes, const Tensor& value, const Tensor& locatio
   const Tensor v = torch::stable::contiguous(value), p = torch::stable::contiguous(locations),
                w = torch::stable::contiguous(weights);
   Tensor out = torch::stable::new_empty(v, {sizes.batches, sizes.queries, sizes.row()}, v.scalar_type());
-  const Forward<T> f{sizes, data<T>(v), data<T>(p), data<T>(w), static_cast<T*>(out.mutable_data_ptr())};
-  const int64_t bytes = sizes.heads * sizes.per_head() * sizes.channels * 16;
-  parallel_over(sizes.batches * sizes.queries, bytes, [&](int64_t begin, int64_t end) { run(f, begin, end); });
+  const std::vector<T> zeros(sizes.channels);
+  const Forward<T> f{sizes,      data<T>(v),   data<T>(p),
+                     data<T>(w), zeros.data(), static_cast<T*>(out.mutable_data_ptr())};
+  const int64_t bytes = sizes.per_head() * sizes.channels * 16;
+  parallel_over(sizes.batches * sizes.heads * sizes.queries, bytes, [&](int64_t begin, int64_t end) { run(f, begin, end); });
   return out;
 }
 
@@ -227,13 +281,15 @@ std::tuple<Tensor, Tensor, Tensor> backward_of(const Sizes& sizes, const Tensor&
   const Tensor v = torch::stable::contiguous(value), p = torch::stable::contiguous(locations),
                w = torch::stable::contiguous(weights), g = torch::stable::contiguous(grad);
   Tensor grad_value =
-      torch::stable::new_zeros(v, {sizes.batches, sizes.places, sizes.heads, sizes.channels}, v.scalar_type());
+      torch::stable::new_empty(v, {sizes.batches, sizes.places, sizes.heads, sizes.channels}, v.scalar_type());
   Tensor grad_locations = torch::stable::empty_like(p), grad_weights = torch::stable::empty_like(w);
+  const std::vector<T> zeros(sizes.channels);
   const Backward<T> b{sizes,
                       data<T>(v),
                       data<T>(p),
                       data<T>(w),
                       data<T>(g),
+                      zeros.data(),
                       static_cast<T*>(grad_value.mutable_data_ptr()),
                       static_cast<T*>(grad_locations.mutable_data_ptr()),
                       static_cast<T*>(grad_weights.mutable_data_ptr())};
