@@ -63,6 +63,15 @@ S2D_LOOP void copy_rows(const T* from, int64_t from_stride, T* to, int64_t to_st
   for (int64_t r = 0; r < rows; ++r) std::copy_n(from + r * from_stride, channels, to + r * to_stride);
 }
 
+// Asks for what a query some turns ahead will read: a head's numbers lie too far apart for the processor to see to it.
+constexpr int64_t kAhead = 4, kLine = 64;
+
+template <typename T>
+S2D_LOOP void ask_for(const T* numbers, int64_t length) {
+  for (int64_t k = 0; k < length; k += kLine / sizeof(T)) __builtin_prefetch(numbers + k);
+  __builtin_prefetch(numbers + length - 1);
+}
+
 // kChannels is D where it is known, else 0.
 template <int kChannels, typename T>
 S2D_LOOP void read_item(const Forward<T>& f, const T* values, int64_t stride, int64_t item) {
@@ -109,6 +118,9 @@ S2D_LOOP void return_head(const Backward<T>& b, int64_t batch, int64_t head) {
   copy_rows(b.value + base, row, values.data(), channels, s.places, channels);
   for (int64_t query = 0; query < s.queries; ++query) {
     const int64_t item = batch * s.queries + query, first = (item * s.heads + head) * s.per_head();
+    const int64_t ahead = first + std::min(kAhead, s.queries - 1 - query) * s.heads * s.per_head();
+    ask_for(b.locations + ahead * 2, s.per_head() * 2);
+    ask_for(b.weights + ahead, s.per_head());
     const T* given = b.grad + item * row + head * channels;
     T held[kChannels ? kChannels : 1];
     if (kChannels) std::copy(given, given + channels, held);
@@ -172,7 +184,12 @@ S2D_LOOP void read_items(const Forward<T>& f, int64_t begin, int64_t end) {
       stride = channels;
     }
     const int64_t first = (batch * s.queries + query) * s.heads + head;
-    for (int64_t q = 0; q < number; ++q) read_item<kChannels>(f, values, stride, first + q * s.heads);
+    for (int64_t q = 0; q < number; ++q) {
+      const int64_t ahead = first + std::min(q + kAhead, number - 1) * s.heads;
+      ask_for(f.locations + ahead * s.per_head() * 2, s.per_head() * 2);
+      ask_for(f.weights + ahead * s.per_head(), s.per_head());
+      read_item<kChannels>(f, values, stride, first + q * s.heads);
+    }
     begin += number;
   }
 }
@@ -268,10 +285,10 @@ Tensor forward_of(const Sizes& sizes, const Tensor& value, const Tensor& locatio
                w = torch::stable::contiguous(weights);
   Tensor out = torch::stable::new_empty(v, {sizes.batches, sizes.queries, sizes.row()}, v.scalar_type());
   const std::vector<T> zeros(sizes.channels);
-  const Forward<T> f{sizes,      data<T>(v),   data<T>(p),
-                     data<T>(w), zeros.data(), static_cast<T*>(out.mutable_data_ptr())};
+  const Forward<T> f{sizes, data<T>(v), data<T>(p), data<T>(w), zeros.data(), static_cast<T*>(out.mutable_data_ptr())};
   const int64_t bytes = sizes.per_head() * sizes.channels * 16;
-  parallel_over(sizes.batches * sizes.heads * sizes.queries, bytes, [&](int64_t begin, int64_t end) { run(f, begin, end); });
+  parallel_over(sizes.batches * sizes.heads * sizes.queries, bytes,
+                [&](int64_t begin, int64_t end) { run(f, begin, end); });
   return out;
 }
 

@@ -25,8 +25,8 @@ S2D_HOST_DEVICE int32_t pixel_before(T position) {
   return towards_zero - (position < static_cast<T>(towards_zero));
 }
 
-// Corners of the point at shares (x, y) of a level; 0 and 1 are its outer edges. A point that is a pixel or more outside
-// has no corner inside, nor has one that is NaN or infinite.
+// Corners of the point at shares (x, y) of a level; 0 and 1 are its outer edges. A point that is a pixel or more
+// outside has no corner inside, nor has one that is NaN or infinite.
 template <typename T>
 S2D_HOST_DEVICE Corners<T> corners_of(T x, T y, int32_t height, int32_t width) {
   const T px = x * static_cast<T>(width) - static_cast<T>(0.5), py = y * static_cast<T>(height) - static_cast<T>(0.5);
