@@ -16,25 +16,22 @@
 #include <type_traits>
 #include <vector>
 
-#include "../common/check.h"
 #include "../common/parallel.h"
 #include "../common/simd.h"
+#include "checks.h"
 
 namespace s2d::ms_deform_attn {
 namespace {
 
-struct Sizes {
-  int64_t batches, places, heads, channels, queries, levels, points;
+struct Levels {
   std::vector<int32_t> height, width;
   std::vector<int64_t> start;
-
-  int64_t row() const { return heads * channels; }
-  int64_t per_head() const { return levels * points; }
 };
 
 template <typename T>
 struct Forward {
   const Sizes& sizes;
+  const Levels& levels;
   const T *value, *locations, *weights;
   const T* zeros;  // a row of them
   T* out;
@@ -43,6 +40,7 @@ struct Forward {
 template <typename T>
 struct Backward {
   const Sizes& sizes;
+  const Levels& levels;
   const T *value, *locations, *weights, *grad, *zeros;
   T *grad_value, *grad_locations, *grad_weights;
 };
@@ -81,13 +79,13 @@ S2D_LOOP void read_item(const Forward<T>& f, const T* values, int64_t stride, in
   T* __restrict out = kChannels ? held : f.out + item * channels;
   std::fill(out, out + channels, T(0));
   for (int64_t level = 0; level < s.levels; ++level) {
-    const int32_t height = s.height[level], width = s.width[level];
+    const int32_t height = f.levels.height[level], width = f.levels.width[level];
     for (int64_t point = 0; point < s.points; ++point) {
       const int64_t place = first + level * s.points + point;
       const auto at = corners_of(f.locations[2 * place], f.locations[2 * place + 1], height, width);
       if (!at.inside) continue;
       const T* rows[4];
-      rows_of(at, values + s.start[level] * stride, stride, f.zeros, width, rows);
+      rows_of(at, values + f.levels.start[level] * stride, stride, f.zeros, width, rows);
       const T weight = f.weights[place];
       const T a = weight * at.share(0), b = weight * at.share(1), c = weight * at.share(2), e = weight * at.share(3);
       for (int64_t d = 0; d < channels; ++d) {
@@ -126,8 +124,8 @@ S2D_LOOP void return_head(const Backward<T>& b, int64_t batch, int64_t head) {
     if (kChannels) std::copy(given, given + channels, held);
     const T* __restrict grad = kChannels ? held : given;
     for (int64_t level = 0; level < s.levels; ++level) {
-      const int32_t height = s.height[level], width = s.width[level];
-      const int64_t level_base = s.start[level] * channels;
+      const int32_t height = b.levels.height[level], width = b.levels.width[level];
+      const int64_t level_base = b.levels.start[level] * channels;
       for (int64_t point = 0; point < s.points; ++point) {
         const int64_t place = first + level * s.points + point;
         const auto at = corners_of(b.locations[2 * place], b.locations[2 * place + 1], height, width);
@@ -238,40 +236,19 @@ void run(const Forward<float>& f, int64_t begin, int64_t end) { forward_float(f,
 void run(const Backward<double>& b, int64_t task) { return_head<0>(b, task / b.sizes.heads, task % b.sizes.heads); }
 void run(const Backward<float>& b, int64_t task) { backward_float(b, task); }
 
-Sizes sizes_of(const Tensor& value, const Tensor& shapes, const Tensor& locations, const Tensor& weights) {
-  constexpr const char* op = "ms_deform_attn";
-  S2D_CHECK(value.dim() == 4, op, "value [N, S, M, D]", shape_of(value));
-  S2D_CHECK(locations.dim() == 6 && locations.size(5) == 2 && locations.size(0) == value.size(0) &&
-                locations.size(2) == value.size(2),
-            op, "sampling_locations [N, Lq, M, L, P, 2]", shape_of(locations));
-  S2D_CHECK(shapes.scalar_type() == ScalarType::Long && shapes.dim() == 2 && shapes.size(0) == locations.size(3) &&
-                shapes.size(1) == 2,
-            op, "spatial_shapes int64 [L, 2]", shape_of(shapes));
-  S2D_CHECK(weights.dim() == 5 && product_of(weights, 0, 5) == product_of(locations, 0, 5), op,
-            "attention_weights [N, Lq, M, L, P]", shape_of(weights));
-  S2D_CHECK(locations.scalar_type() == value.scalar_type() && weights.scalar_type() == value.scalar_type(), op,
-            "three tensors of one dtype", "different ones");
-  Sizes sizes{value.size(0),
-              value.size(1),
-              value.size(2),
-              value.size(3),
-              locations.size(1),
-              locations.size(3),
-              locations.size(4),
-              {},
-              {},
-              {}};
+Levels levels_of(const Tensor& shapes, const Sizes& sizes) {
   const Tensor held = torch::stable::contiguous(shapes);
   const auto* shape = static_cast<const int64_t*>(held.const_data_ptr());
+  Levels levels;
   int64_t places = 0;
   for (int64_t level = 0; level < sizes.levels; ++level) {
-    sizes.height.push_back(static_cast<int32_t>(shape[2 * level]));
-    sizes.width.push_back(static_cast<int32_t>(shape[2 * level + 1]));
-    sizes.start.push_back(places);
+    levels.height.push_back(static_cast<int32_t>(shape[2 * level]));
+    levels.width.push_back(static_cast<int32_t>(shape[2 * level + 1]));
+    levels.start.push_back(places);
     places += shape[2 * level] * shape[2 * level + 1];
   }
-  S2D_CHECK(places == sizes.places, op, "spatial_shapes that add up to S", places);
-  return sizes;
+  S2D_CHECK(places == sizes.places, kOp, "spatial_shapes that add up to S", places);
+  return levels;
 }
 
 template <typename T>
@@ -280,12 +257,14 @@ const T* data(const Tensor& tensor) {
 }
 
 template <typename T>
-Tensor forward_of(const Sizes& sizes, const Tensor& value, const Tensor& locations, const Tensor& weights) {
+Tensor forward_of(const Sizes& sizes, const Levels& levels, const Tensor& value, const Tensor& locations,
+                  const Tensor& weights) {
   const Tensor v = torch::stable::contiguous(value), p = torch::stable::contiguous(locations),
                w = torch::stable::contiguous(weights);
   Tensor out = torch::stable::new_empty(v, {sizes.batches, sizes.queries, sizes.row()}, v.scalar_type());
   const std::vector<T> zeros(sizes.channels);
-  const Forward<T> f{sizes, data<T>(v), data<T>(p), data<T>(w), zeros.data(), static_cast<T*>(out.mutable_data_ptr())};
+  const Forward<T> f{
+      sizes, levels, data<T>(v), data<T>(p), data<T>(w), zeros.data(), static_cast<T*>(out.mutable_data_ptr())};
   const int64_t bytes = sizes.per_head() * sizes.channels * 16;
   parallel_over(sizes.batches * sizes.heads * sizes.queries, bytes,
                 [&](int64_t begin, int64_t end) { run(f, begin, end); });
@@ -293,8 +272,8 @@ Tensor forward_of(const Sizes& sizes, const Tensor& value, const Tensor& locatio
 }
 
 template <typename T>
-std::tuple<Tensor, Tensor, Tensor> backward_of(const Sizes& sizes, const Tensor& value, const Tensor& locations,
-                                               const Tensor& weights, const Tensor& grad) {
+std::tuple<Tensor, Tensor, Tensor> backward_of(const Sizes& sizes, const Levels& levels, const Tensor& value,
+                                               const Tensor& locations, const Tensor& weights, const Tensor& grad) {
   const Tensor v = torch::stable::contiguous(value), p = torch::stable::contiguous(locations),
                w = torch::stable::contiguous(weights), g = torch::stable::contiguous(grad);
   Tensor grad_value =
@@ -302,6 +281,7 @@ std::tuple<Tensor, Tensor, Tensor> backward_of(const Sizes& sizes, const Tensor&
   Tensor grad_locations = torch::stable::empty_like(p), grad_weights = torch::stable::empty_like(w);
   const std::vector<T> zeros(sizes.channels);
   const Backward<T> b{sizes,
+                      levels,
                       data<T>(v),
                       data<T>(p),
                       data<T>(w),
@@ -317,29 +297,33 @@ std::tuple<Tensor, Tensor, Tensor> backward_of(const Sizes& sizes, const Tensor&
   return {grad_value, grad_locations, grad_weights};
 }
 
-bool is_float(const Tensor& value) {
-  const ScalarType type = value.scalar_type();
-  S2D_CHECK(type == ScalarType::Float || type == ScalarType::Double, "ms_deform_attn", "value float32 or float64",
-            "another dtype");
-  return type == ScalarType::Float;
+// Half precision is widened here and rounded once, at the end.
+Tensor widened(const Tensor& tensor) { return is_half(tensor) ? torch::stable::to(tensor, ScalarType::Float) : tensor; }
+
+Tensor rounded(const Tensor& result, const Tensor& like) {
+  return is_half(like) ? torch::stable::to(result, like.scalar_type()) : result;
 }
 
 }  // namespace
 
 Tensor forward(const Tensor& value, const Tensor& shapes, const Tensor& locations, const Tensor& weights) {
   const Sizes sizes = sizes_of(value, shapes, locations, weights);
-  return is_float(value) ? forward_of<float>(sizes, value, locations, weights)
-                         : forward_of<double>(sizes, value, locations, weights);
+  const Levels levels = levels_of(shapes, sizes);
+  if (value.scalar_type() == ScalarType::Double) return forward_of<double>(sizes, levels, value, locations, weights);
+  return rounded(forward_of<float>(sizes, levels, widened(value), widened(locations), widened(weights)), value);
 }
 
 std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& value, const Tensor& shapes, const Tensor& locations,
                                             const Tensor& weights, const Tensor& grad) {
   const Sizes sizes = sizes_of(value, shapes, locations, weights);
-  S2D_CHECK(grad.dim() == 3 && grad.scalar_type() == value.scalar_type() && grad.size(0) == sizes.batches &&
-                grad.size(1) == sizes.queries && grad.size(2) == sizes.row(),
-            "ms_deform_attn", "grad [N, Lq, M * D]", shape_of(grad));
-  return is_float(value) ? backward_of<float>(sizes, value, locations, weights, grad)
-                         : backward_of<double>(sizes, value, locations, weights, grad);
+  check_grad(value, grad, sizes);
+  const Levels levels = levels_of(shapes, sizes);
+  if (value.scalar_type() == ScalarType::Double) {
+    return backward_of<double>(sizes, levels, value, locations, weights, grad);
+  }
+  const auto [grad_value, grad_locations, grad_weights] =
+      backward_of<float>(sizes, levels, widened(value), widened(locations), widened(weights), widened(grad));
+  return {grad_value, rounded(grad_locations, locations), rounded(grad_weights, weights)};
 }
 
 }  // namespace s2d::ms_deform_attn
@@ -348,6 +332,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(s2d, library) {
   library.def(
       "ms_deform_attn(Tensor value, Tensor spatial_shapes, Tensor sampling_locations, Tensor attention_weights) -> "
       "Tensor");
+  // The gradient of value is float32 where value is in half precision: it is a sum over many queries.
   library.def(
       "ms_deform_attn_backward(Tensor value, Tensor spatial_shapes, Tensor sampling_locations, Tensor "
       "attention_weights, Tensor grad) -> (Tensor, Tensor, Tensor)");

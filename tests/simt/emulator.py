@@ -119,6 +119,10 @@ class Emulator:
         """In which order threads and blocks run: 0 ascending, 1 descending, else a permutation drawn from the seed."""
         self._library.simt_set_order(ctypes.c_uint64(seed))
 
+    def set_on_gpu(self, on_gpu: bool) -> None:
+        """Whether tensors tell the bindings that they are on a GPU; at first they say what they are, on the CPU."""
+        self._library.simt_set_on_gpu(ctypes.c_bool(on_gpu))
+
     def kernels(self) -> dict[str, bool]:
         """Every kernel of the library, by its name in C++, and whether it was launched yet."""
         addresses = (ctypes.c_void_p * 4096)()
