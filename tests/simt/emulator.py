@@ -133,7 +133,7 @@ class Emulator:
             address, kind, name = line.split(" ", 2)
             if name == "simt_launched":
                 base -= int(address, 16)
-            found = re.match(r"(\S+_kernel(<.*>)?)\(", name.replace("(anonymous namespace)::", ""))
+            found = re.match(r"(?:void )?(\S+_kernel(<.*>)?)\(", name.replace("(anonymous namespace)::", ""))
             if found and kind in "tT":
                 kernels[found[1]] = int(address, 16)
         launched = {address - base for address in addresses[:number]}
