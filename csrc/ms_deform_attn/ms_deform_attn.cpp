@@ -1,10 +1,13 @@
 // ms_deform_attn on the CPU: schemas of the room and its CPU kernels.
 //
-// Forward: a task owns queries; a head's D channels lie side by side in `value`, so a point adds four short vectors to
-// an accumulator that stays in registers (D of 8, 16, 32 and 64 are compiled with a known length). Backward: a task
-// owns one head of one batch, whose part of `grad_value` no other task writes: no atomics, and the sums have one order
-// whatever the number of threads. A point reads 4 D values (and in backward writes as many), 3 numbers of its own and
-// D of the output; the values of a level mostly stay in the second cache.
+// Forward: a task owns queries of a head; the head's D channels add up in registers (D of 8, 16, 32 and 64 are compiled
+// with a known length). Backward: a task owns one head of one batch, whose part of `grad_value` no other task writes:
+// no atomics, and the sums have one order whatever the number of threads. A point reads 4 D values (and in backward
+// writes as many), 3 numbers of its own and D of the output.
+//
+// In `value` a head's rows lie M D numbers apart, mostly a power of two, so that they share a few sets of each cache.
+// So they are copied side by side first, where there are at least as many points as rows; the second cache then holds
+// them.
 
 #include "ms_deform_attn.h"
 

@@ -27,7 +27,6 @@
 namespace s2d::ms_deform_attn {
 namespace {
 
-constexpr unsigned kAll = 0xffffffffu;
 constexpr int kThreads = 256, kWarps = kThreads / kWarp;
 constexpr int kFewestLanes = 4, kPointsPerLane = 2;
 // Points that a warp works out at once: two a lane, and one place of padding a group, so that groups of lanes read from
@@ -299,8 +298,7 @@ void launch_groups(void (*kernel)(Parameters...), const Inputs& all, int vector,
   const int lanes = lanes_for(ceil_div(all.channels, vector));
   const int64_t sums = static_cast<int64_t>(all.batches) * all.heads * all.queries;
   if (sums * all.channels == 0) return;
-  launch("ms_deform_attn", kernel, static_cast<unsigned>(ceil_div(sums * lanes, kThreads)), kThreads, stream, all,
-         arguments..., lanes);
+  launch("ms_deform_attn", kernel, grid_for(sums * lanes, kThreads), kThreads, stream, all, arguments..., lanes);
 }
 
 template <typename T, typename Number>

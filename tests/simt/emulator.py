@@ -34,6 +34,7 @@ INSTRUMENTED = [
     "-fsanitize=thread,bounds,alignment",
     "--param=tsan-instrument-func-entry-exit=0",
     "--param=tsan-distinguish-volatile=1",
+    "-fno-gnu-unique",  # what a template shares within a block is not shared with the libraries of other rooms
     "-D__CUDA_ARCH__=900",  # headers shared with the CPU take the branch that the GPU takes
     *("-include", "cuda_runtime.h"),  # as nvcc does
     *("-x", "c++"),
