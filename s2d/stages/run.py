@@ -54,7 +54,6 @@ FEW_AND_SURE = {
     "likeness": 0.4,
     "outlier": 0.0,
     "least_masks": 3,
-    "least_score": 0.0,
     "least_share": 0.0,
     "weakest": 0.25,
     "max_instances": 10,
