@@ -40,6 +40,13 @@ Threads = Annotated[
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Delete earlier results in the same place first.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue an interrupted job.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="No progress bars and no table.")]
+MotionOption = Annotated[
+    str,
+    typer.Option(
+        help="What leads from frame to frame: dis (needs no weights), raft:WEIGHTS (torchvision's), files:FOLDER "
+        "(.flo, KITTI .png or .npz) or cotracker3:CHECKOUT:CHECKPOINT."
+    ),
+]
 RecipeOption = Annotated[str, typer.Option(help="Name of a recipe, or path of a .toml file.")]
 One2x = Annotated[
     float | None,
@@ -110,6 +117,7 @@ def run_command(
     proposals: Annotated[
         Path | None, typer.Option(help="Masks of single frames to start from: label maps (PNG), COCO or YTVIS json.")
     ] = None,
+    motion: MotionOption = "dis",
     recipe: RecipeOption = "cpu-small",
     decoder: Decoder = "auto",
     seed: Seed = 0,
@@ -126,6 +134,7 @@ def run_command(
         raise InputError("expected a video or --demo, got " + ("both" if demo else "neither"))
     settings = RunSettings(
         proposals=None if proposals is None else str(proposals),
+        motion=motion,
         recipe=recipe,
         decoder=decoder,
         seed=seed,
@@ -175,19 +184,13 @@ def discover_command(
     grouping: Annotated[
         str, typer.Option(help="linkage, or paper: the whole procedure of the paper, all its settings included.")
     ] = "linkage",
-    motion: Annotated[
-        str,
-        typer.Option(
-            help="What leads from frame to frame: dis (needs no weights), raft:WEIGHTS (torchvision's), files:FOLDER "
-            "(.flo, KITTI .png or .npz) or cotracker3:CHECKOUT:CHECKPOINT."
-        ),
-    ] = "dis",
+    motion: MotionOption = "dis",
     motion_option: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME=VALUE",
-            help="Of the motion prior; may be repeated. dis: quality (ultrafast, fast, medium); raft: iterations, "
-            "device; cotracker3: grid, query_frames, device.",
+            help="Of the motion prior; may be repeated. dis: quality (ultrafast, fast, medium, fine); raft: "
+            "iterations, device; cotracker3: grid, query_frames, device.",
             show_default=False,
         ),
     ] = None,
