@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-SIZES = ["heads", "queries", "keys", "length", "channels", "sixteens", "frames", "size", "splits", "block", "pixels"]
+SIZES = ["heads", "queries", "keys", "length", "channels", "sixteens", "frames", "size", "splits", "block", "number"]
 jit = triton.jit(do_not_specialize=[*SIZES, "height", "width", "in_height", "in_width", "groups"])
 
 INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
@@ -17,15 +17,14 @@ INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 LANES = (32, 64, 128)
 
-PLAN = {"WORDS": 1024, "num_warps": 4, "num_stages": 1}
-COMBINE = {"SPLITS": 16, "FEW": 4, "num_warps": 4, "num_stages": 1}
-ADD = {"SPLITS": 16, "FEW": 4, "num_warps": 4, "num_stages": 1}
+PLAN = {"ROWS": 4, "WORDS": 1024, "num_warps": 8, "num_stages": 1}
+ADD = {"SPLITS": 16, "VALUES": 256, "num_warps": 4, "num_stages": 1}
 RESIZE = {"ROWS": 8, "HALVES": 16, "num_warps": 4, "num_stages": 1}
 ATTEND = {
     (dtype, lanes): {
-        "ROWS": 16 if dtype == torch.float64 else 128,
+        "ROWS": 8 if dtype == torch.float64 else 128,
         "LANES": lanes,
-        "FEW": 4,
+        "FEW": 256 // lanes,
         "num_warps": 4 if dtype == torch.float64 or (lanes == 32 and dtype != torch.float32) else 8,
         "num_stages": 5,
     }
@@ -61,34 +60,44 @@ def product(a, b, sums):
 def kept_bits(keep, word, frames, size, keys):
     """Bits of the keys in kept frames, of a clip's words; without frames all keys are kept."""
     first = word * 64
-    frame, kept = first // size, tl.zeros_like(word).to(tl.int64)
-    for _ in range(64 // size + 2):
-        begin = tl.maximum(frame * size - first, 0)
-        number = tl.minimum(tl.minimum((frame + 1) * size, keys) - first, 64) - begin
-        use = (number > 0) & (tl.load(keep + frame, frame < frames, other=1) != 0)
-        ones = tl.where(number >= 64, -1, (tl.full([1], 1, tl.int64) << tl.minimum(tl.maximum(number, 0), 63)) - 1)
-        kept |= tl.where(use, ones << tl.minimum(begin, 63).to(tl.int64), 0)
+    frame = first // size
+    # Frames change at this bit, and at every size-th from there.
+    bit = (frame + 1) * size - first
+    now = tl.load(keep + frame, frame < frames, other=1) != 0
+    kept = tl.where(now, -1, 0).to(tl.int64)
+    for _ in range(64 // size + 1):
         frame += 1
-    return kept
+        then = tl.load(keep + frame, frame < frames, other=1) != 0
+        from_here = tl.full(word.shape, -1, tl.int64) << tl.minimum(bit, 63).to(tl.int64)
+        kept ^= tl.where((then != now) & (bit < 64), from_here, 0)
+        bit += size
+        now = then
+    rest = tl.minimum(tl.maximum(keys - first, 0), 64).to(tl.int64)
+    return kept & tl.where(rest == 64, -1, (tl.full(word.shape, 1, tl.int64) << (rest & 63)) - 1)
 
 
 @jit
-def plan_kernel(words, keep, attended, tiles, counts, queries, length, frames, size, keys, WORDS: tl.constexpr):
-    row, clip = tl.program_id(0), tl.program_id(1).to(tl.int64)
+def plan_kernel(
+    words, keep, attended, tiles, counts, queries, length, frames, size, keys, ROWS: tl.constexpr, WORDS: tl.constexpr
+):
+    clip = tl.program_id(1).to(tl.int64)
     keep += clip * frames
-    if row < queries:
-        words += (clip * queries + row) * length
-        attended += (clip * queries + row) * length
-        found = tl.zeros([WORDS], tl.int64)
+    if tl.program_id(0) > 0:
+        row = (tl.program_id(0) - 1) * ROWS + tl.arange(0, ROWS)[:, None]
+        rows = (clip * queries + row) * length
+        found = tl.zeros([ROWS, WORDS], tl.int64)
         for first in range(0, length, WORDS):
             word = first + tl.arange(0, WORDS)
-            found |= tl.load(words + word, word < length, other=0) & kept_bits(keep, word, frames, size, keys)
-        own = tl.max((found != 0).to(tl.int32), 0) != 0
+            kept = kept_bits(keep, word, frames, size, keys)[None, :]
+            use = (row < queries) & (word < length)[None, :]
+            found |= tl.load(words + rows + word[None, :], use, other=0) & kept
+        own = tl.max((found != 0).to(tl.int32), 1)[:, None] != 0
         for first in range(0, length, WORDS):
             word = first + tl.arange(0, WORDS)
-            kept = kept_bits(keep, word, frames, size, keys)
-            bits = tl.load(words + word, word < length, other=0)
-            tl.store(attended + word, tl.where(own, bits & kept, kept), word < length)
+            kept = kept_bits(keep, word, frames, size, keys)[None, :]
+            use = (row < queries) & (word < length)[None, :]
+            bits = tl.load(words + rows + word[None, :], use, other=0)
+            tl.store(attended + rows + word[None, :], tl.where(own, bits & kept, kept), use)
     else:
         before = 0
         for first in range(0, length, WORDS):
@@ -97,7 +106,7 @@ def plan_kernel(words, keep, attended, tiles, counts, queries, length, frames, s
             rank = before + tl.cumsum(active, 0) - active
             place = tl.where(active != 0, rank, length - 1 - (word - rank))
             tl.store(tiles + clip * length + place, word, word < length)
-            before += tl.sum(active, 0)
+            before += tl.sum(tl.where(word < length, active, 0), 0)
         tl.store(counts + clip, before)
 
 
@@ -151,9 +160,9 @@ def read_keys(tensor, tile, one, keys, sixteens, LANES: tl.constexpr):
 
 @jit
 def read_chosen(words, row, tile, one, queries, length):
-    """bool ``[rows, number, 1]``: which of some keys of a tile each row attends to."""
+    """bool ``[rows, number]``: which of some keys of a tile each row attends to."""
     word = tl.load(words + row.to(tl.int64) * length + tile, row < queries, other=0)
-    return (((word[:, None] >> one[None, :].to(tl.int64)) & 1) != 0)[:, :, None]
+    return ((word[:, None] >> one[None, :].to(tl.int64)) & 1) != 0
 
 
 @jit
@@ -187,19 +196,19 @@ def attend_tiles(
 @jit
 def attend_exactly(
     q, k, v, words, tiles, begin, end, queries, keys, length, channels, sixteens,
-    row, FEW: tl.constexpr, LANES: tl.constexpr, real: tl.constexpr,
+    row, ROWS: tl.constexpr, FEW: tl.constexpr, LANES: tl.constexpr, real: tl.constexpr,
 ):  # fmt: skip
     query = read_rows(q, row, queries, sixteens, LANES).to(real)[:, None, :]
-    level, total = tl.full([FEW], float("-inf"), real), tl.zeros([FEW], real)
-    out = tl.zeros([FEW, LANES], real)
+    level, total = tl.full([ROWS], float("-inf"), real), tl.zeros([ROWS], real)
+    out, scale = tl.zeros([ROWS, LANES], real), log2_scale(channels, real)
     for i in range(begin * (64 // FEW), end * (64 // FEW)):
         tile, one = tl.load(tiles + i // (64 // FEW)), i % (64 // FEW) * FEW + tl.arange(0, FEW)
         chosen = read_chosen(words, row, tile, one, queries, length)
         key = read_keys(k, tile, one, keys, sixteens, LANES).to(real)[None]
         value = read_keys(v, tile, one, keys, sixteens, LANES).to(real)[None]
-        score = tl.where(tl.reshape(chosen, [FEW, FEW]), tl.sum(query * key, 2), float("-inf"))
-        level, total, share, fade = fold(level, total, score, log2_scale(channels, real))
-        out = out * fade[:, None] + tl.sum(tl.where(chosen, share[:, :, None] * value, 0.0), 1)
+        score = tl.where(chosen, tl.sum(query * key, 2), float("-inf"))
+        level, total, share, fade = fold(level, total, score, scale)
+        out = out * fade[:, None] + tl.sum(tl.where(chosen[:, :, None], share[:, :, None] * value, 0.0), 1)
     return level, total, out
 
 
@@ -232,10 +241,10 @@ def attend_kernel(
         write_rows(partial, row, queries, sixteens, out)
         broken = not_finite(out)
     if broken:
-        for few in range(top, tl.minimum(top + ROWS, queries), FEW):
-            some = few + tl.arange(0, FEW)
+        for first in range(top, tl.minimum(top + ROWS, queries), 8):
+            some = first + tl.arange(0, 8)
             level_, total_, out_ = attend_exactly(
-                q, k, v, words, tiles, begin, end, queries, keys, length, channels, sixteens, some, FEW, LANES, real
+                q, k, v, words, tiles, begin, end, queries, keys, length, channels, sixteens, some, 8, FEW, LANES, real
             )
             tl.store(levels + some, level_, some < queries)
             tl.store(sums + some, total_, some < queries)
@@ -245,35 +254,32 @@ def attend_kernel(
 @jit
 def combine_kernel(
     partial, levels, sums, counts, out, logsumexp, heads, queries, sixteens, splits,
-    SPLITS: tl.constexpr, FEW: tl.constexpr, LANES: tl.constexpr,
+    SPLITS: tl.constexpr, VALUES: tl.constexpr,
 ):  # fmt: skip
-    head, all_heads = tl.program_id(1).to(tl.int64), tl.num_programs(1)
-    row, lane = tl.program_id(0) * FEW + tl.arange(0, FEW), tl.arange(0, LANES)[None, None, :]
+    head, all_heads, stride = tl.program_id(1).to(tl.int64), tl.num_programs(1), 16 * sixteens
     real: tl.constexpr = levels.dtype.element_ty
-    most = tl.full([FEW], float("-inf"), real)
+    at = tl.program_id(0) * VALUES + tl.arange(0, VALUES)
+    row, inside = at // stride, at < queries * stride
+    most = tl.full([VALUES], float("-inf"), real)
     for first in range(0, splits, SPLITS):
         part = first + tl.arange(0, SPLITS)[:, None]
-        use = (part < splits) & (row < queries)[None, :]
-        at = (part * all_heads + head) * queries + row[None, :]
-        most = tl.maximum(most, tl.max(tl.load(levels + at, use, other=float("-inf")), 0))
+        use = (part < splits) & inside[None, :]
+        each = (part * all_heads + head) * queries + row[None, :]
+        most = tl.maximum(most, tl.max(tl.load(levels + each, use, other=float("-inf")), 0))
     base = tl.where(most == float("-inf"), 0.0, most)
-    total, result = tl.zeros([FEW], real), tl.zeros([FEW, LANES], real)
+    total, result = tl.zeros([VALUES], real), tl.zeros([VALUES], real)
     for first in range(0, splits, SPLITS):
         part = first + tl.arange(0, SPLITS)[:, None]
-        use = (part < splits) & (row < queries)[None, :]
-        at = (part * all_heads + head) * queries + row[None, :]
-        weight = tl.exp2(tl.load(levels + at, use, other=float("-inf")) - base[None, :])
-        total += tl.sum(tl.load(sums + at, use, other=0.0) * weight, 0)
-        values = tl.load(
-            partial + at[:, :, None] * 16 * sixteens + lane, use[:, :, None] & (lane < 16 * sixteens), other=0.0
-        )
-        result += tl.sum(values * weight[:, :, None], 0)
+        use, here = (part < splits) & inside[None, :], (part * all_heads + head) * queries
+        weight = tl.exp2(tl.load(levels + here + row[None, :], use, other=float("-inf")) - base[None, :])
+        total += tl.sum(tl.load(sums + here + row[None, :], use, other=0.0) * weight, 0)
+        result += tl.sum(tl.load(partial + here * stride + at[None, :], use, other=0.0) * weight, 0)
     # A clip without a kept frame gives 0; elsewhere every row attends to a key.
     kept = tl.load(counts + head // heads) > 0
-    result = tl.where(kept, result / total[:, None], 0.0)
-    write_rows(out + head * queries * 16 * sixteens, row, queries, sixteens, result)
-    total = tl.where(kept, (base + tl.log2(total)) * 0.6931471805599453, float("-inf"))
-    tl.store(logsumexp + head * queries + row, total, row < queries)
+    result = tl.where(kept, result / tl.where(kept, total, 1.0), 0.0)
+    tl.store(out + head * queries * stride + at, result.to(out.dtype.element_ty), inside)
+    total = tl.where(kept, (base + tl.log2(tl.where(kept, total, 1.0))) * 0.6931471805599453, float("-inf"))
+    tl.store(logsumexp + head * queries + row, total, inside & (at % stride == 0))
 
 
 @jit
@@ -281,9 +287,7 @@ def slopes_of_tiles(
     q, k, v, grad, out, logsumexp, words, tiles, begin, end, grad_k, grad_v, queries, keys, length, channels, sixteens,
     row, LANES: tl.constexpr, real: tl.constexpr,
 ):  # fmt: skip
-    query, by_out = read_rows(q, row, queries, sixteens, LANES), read_rows(grad, row, queries, sixteens, LANES)
-    delta = tl.sum(by_out.to(real) * read_rows(out, row, queries, sixteens, LANES).to(real), 1)
-    base = tl.load(logsumexp + row, row < queries, other=0.0) * 1.4426950408889634
+    query, by_out, delta, base = read_sides(q, grad, out, logsumexp, row, queries, sixteens, LANES, real)
     scale, one = log2_scale(channels, real), tl.arange(0, 64)
     by_q = tl.zeros(query.shape, real)
     for i in range(begin, end):
@@ -313,21 +317,24 @@ def write_keys(tensor, tile, one, keys, sixteens, values):
 
 
 @jit
-def slopes_exactly(
-    q, k, v, grad, out, logsumexp, words, tile, one, row, queries, keys, length, channels, sixteens,
+def slopes_exactly(query, by_out, delta, base, k, v, words, tile, one, row, queries, keys, length, scale, sixteens,
     LANES: tl.constexpr, real: tl.constexpr,
 ):  # fmt: skip
-    """Of some rows and some keys: the shares, their slopes, and what these are to be multiplied with."""
-    query, by_out = read_rows(q, row, queries, sixteens, LANES), read_rows(grad, row, queries, sixteens, LANES)
-    query, by_out = query.to(real), by_out.to(real)
-    delta = tl.sum(by_out * read_rows(out, row, queries, sixteens, LANES).to(real), 1)
-    base = tl.load(logsumexp + row, row < queries, other=0.0) * 1.4426950408889634
+    """Of some rows and some keys: what is chosen, the shares, their slopes; the keys."""
     chosen = read_chosen(words, row, tile, one, queries, length)
     key = read_keys(k, tile, one, keys, sixteens, LANES).to(real)[None]
     value = read_keys(v, tile, one, keys, sixteens, LANES).to(real)[None]
-    share = tl.exp2(tl.sum(query[:, None, :] * key, 2) * log2_scale(channels, real) - base[:, None])
+    share = tl.exp2(tl.sum(query[:, None, :] * key, 2) * scale - base[:, None])
     slope = share * (tl.sum(by_out[:, None, :] * value, 2) - delta[:, None])
-    return chosen, share[:, :, None], slope[:, :, None], query[:, None, :], key, by_out[:, None, :]
+    return chosen[:, :, None], share[:, :, None], slope[:, :, None], key
+
+
+@jit
+def read_sides(q, grad, out, logsumexp, row, queries, sixteens, LANES: tl.constexpr, real: tl.constexpr):
+    """Of some rows: q, the gradient of the result, its product with the result, logsumexp for powers of two."""
+    query, by_out = read_rows(q, row, queries, sixteens, LANES), read_rows(grad, row, queries, sixteens, LANES)
+    delta = tl.sum(by_out.to(real) * read_rows(out, row, queries, sixteens, LANES).to(real), 1)
+    return query, by_out, delta, tl.load(logsumexp + row, row < queries, other=0.0) * 1.4426950408889634
 
 
 @jit
@@ -363,28 +370,32 @@ def backward_kernel(
         )  # fmt: skip
         write_rows(partial, row, queries, sixteens, by_q)
     if broken:
-        last = tl.minimum(top + ROWS, queries)
-        for few in range(top, last, FEW):
-            some = few + tl.arange(0, FEW)
-            by_q_ = tl.zeros([FEW, LANES], real)
+        last, scale = tl.minimum(top + ROWS, queries), log2_scale(channels, real)
+        for first in range(top, last, 8):
+            some, by_q_ = first + tl.arange(0, 8), tl.zeros([8, LANES], real)
+            query, by_out, delta, base = read_sides(q, grad, out, logsumexp, some, queries, sixteens, LANES, real)
+            query, by_out = query.to(real), by_out.to(real)
             for i in range(begin * (64 // FEW), end * (64 // FEW)):
                 tile, one = tl.load(tiles + i // (64 // FEW)), i % (64 // FEW) * FEW + tl.arange(0, FEW)
-                chosen, share, slope, query, key, by_out = slopes_exactly(
-                    q, k, v, grad, out, logsumexp, words, tile, one, some,
-                    queries, keys, length, channels, sixteens, LANES, real,
+                chosen, share, slope, key = slopes_exactly(
+                    query, by_out, delta, base, k, v, words, tile, one, some, queries, keys, length, scale, sixteens,
+                    LANES, real,
                 )  # fmt: skip
                 by_q_ += tl.sum(tl.where(chosen, slope * key, 0.0), 1)
             write_rows(partial, some, queries, sixteens, by_q_)
         for i in range(begin * (64 // FEW), end * (64 // FEW)):
             tile, one = tl.load(tiles + i // (64 // FEW)), i % (64 // FEW) * FEW + tl.arange(0, FEW)
             by_k, by_v = tl.zeros([FEW, LANES], real), tl.zeros([FEW, LANES], real)
-            for few in range(top, last, FEW):
-                chosen, share, slope, query, key, by_out = slopes_exactly(
-                    q, k, v, grad, out, logsumexp, words, tile, one, few + tl.arange(0, FEW),
-                    queries, keys, length, channels, sixteens, LANES, real,
+            for first in range(top, last, 8):
+                some = first + tl.arange(0, 8)
+                query, by_out, delta, base = read_sides(q, grad, out, logsumexp, some, queries, sixteens, LANES, real)
+                query, by_out = query.to(real), by_out.to(real)
+                chosen, share, slope, key = slopes_exactly(
+                    query, by_out, delta, base, k, v, words, tile, one, some, queries, keys, length, scale, sixteens,
+                    LANES, real,
                 )  # fmt: skip
-                by_k += tl.sum(tl.where(chosen, slope * query, 0.0), 0)
-                by_v += tl.sum(tl.where(chosen, share * by_out, 0.0), 0)
+                by_k += tl.sum(tl.where(chosen, slope * query[:, None, :], 0.0), 0)
+                by_v += tl.sum(tl.where(chosen, share * by_out[:, None, :], 0.0), 0)
             write_keys(grad_k, tile, one, keys, sixteens, by_k / tl.sqrt(channels.to(real)))
             write_keys(grad_v, tile, one, keys, sixteens, by_v)
     begin, end = share_of(length - count, split, splits)
@@ -396,18 +407,18 @@ def backward_kernel(
 
 @jit
 def add_kernel(
-    partial, grad_q, queries, channels, sixteens, splits, SPLITS: tl.constexpr, FEW: tl.constexpr, LANES: tl.constexpr
+    partial, grad_q, number, channels, splits, SPLITS: tl.constexpr, VALUES: tl.constexpr
 ):
     head, all_heads = tl.program_id(1).to(tl.int64), tl.num_programs(1)
-    row, lane = tl.program_id(0) * FEW + tl.arange(0, FEW), tl.arange(0, LANES)
     real: tl.constexpr = partial.dtype.element_ty
-    total = tl.zeros([FEW, LANES], real)
+    at = tl.program_id(0) * VALUES + tl.arange(0, VALUES)
+    total = tl.zeros([VALUES], real)
     for first in range(0, splits, SPLITS):
-        part = first + tl.arange(0, SPLITS)[:, None, None]
-        at = ((part * all_heads + head) * queries + row[None, :, None]) * 16 * sixteens + lane[None, None, :]
-        use = (part < splits) & (row < queries)[None, :, None] & (lane < 16 * sixteens)[None, None, :]
-        total += tl.sum(tl.load(partial + at, use, other=0.0), 0)
-    write_rows(grad_q + head * queries * 16 * sixteens, row, queries, sixteens, total / tl.sqrt(channels.to(real)))
+        part = first + tl.arange(0, SPLITS)[:, None]
+        use = (part < splits) & (at < number)[None, :]
+        total += tl.sum(tl.load(partial + (part * all_heads + head) * number + at[None, :], use, other=0.0), 0)
+    total = total / tl.sqrt(channels.to(real))
+    tl.store(grad_q + head * number + at, total.to(grad_q.dtype.element_ty), at < number)
 
 
 @jit
@@ -528,7 +539,7 @@ class _Plan:
         self.words, words = torch.empty_like(words, memory_format=torch.contiguous_format), words.contiguous()
         self.tiles = words.new_empty((self.clips, self.length), dtype=torch.int32)
         self.counts = words.new_empty(self.clips, dtype=torch.int32)
-        plan_kernel[self.queries + 1, self.clips](
+        plan_kernel[1 + triton.cdiv(self.queries, PLAN["ROWS"]), self.clips](
             words, keep.view(torch.uint8), self.words, self.tiles, self.counts,
             self.queries, self.length, frames, self.keys // max(frames, 1), self.keys, **PLAN,
         )  # fmt: skip
@@ -537,10 +548,10 @@ class _Plan:
         shape = (self.splits, self.clips, self.heads, self.queries, 16 * self.sixteens)
         return like.new_empty(shape, dtype=self.real)
 
-    def added(self, options: dict[str, int]) -> tuple[tuple[int, int], dict[str, int]]:
-        """Grid and options of a kernel that adds up what the splits found."""
-        lanes = self.options["LANES"]
-        return (triton.cdiv(self.queries, options["FEW"]), self.clips * self.heads), {**options, "LANES": lanes}
+    @property
+    def values(self) -> tuple[int, int]:
+        """Grid of what adds up the splits."""
+        return triton.cdiv(self.queries * 16 * self.sixteens, ADD["VALUES"]), self.clips * self.heads
 
 
 def attend(
@@ -559,11 +570,9 @@ def attend(
         q, k, v, plan.words, plan.tiles, plan.counts, partial, levels, sums,
         plan.heads, plan.queries, plan.keys, plan.length, plan.channels, plan.sixteens, **plan.options,
     )  # fmt: skip
-    grid, options = plan.added(COMBINE)
-    combine_kernel[grid](
-        partial, levels, sums, plan.counts, out, logsumexp,
-        plan.heads, plan.queries, plan.sixteens, plan.splits, **options,
-    )  # fmt: skip
+    combine_kernel[plan.values](
+        partial, levels, sums, plan.counts, out, logsumexp, plan.heads, plan.queries, plan.sixteens, plan.splits, **ADD
+    )
     return out[..., : plan.channels].contiguous(), logsumexp
 
 
@@ -583,8 +592,9 @@ def backward(
         q, k, v, grad, out, logsumexp.contiguous(), plan.words, plan.tiles, plan.counts, grad_k, grad_v, partial,
         plan.heads, plan.queries, plan.keys, plan.length, plan.channels, plan.sixteens, **plan.options,
     )  # fmt: skip
-    grid, options = plan.added(ADD)
-    add_kernel[grid](partial, grad_q, plan.queries, plan.channels, plan.sixteens, plan.splits, **options)
+    add_kernel[plan.values](
+        partial, grad_q, plan.queries * 16 * plan.sixteens, plan.channels, plan.splits, **ADD
+    )
     grad_k, grad_v = (x[0] if plan.blocks == 1 else x.sum(0) for x in (grad_k, grad_v))
     return tuple(x[..., : plan.channels].contiguous() for x in (grad_q, grad_k, grad_v))
 
@@ -644,9 +654,8 @@ VARIANTS = [
         for (dtype, _), options in table.items()
     ),
     *(
-        _variant(kernel, {**options, "LANES": lanes}, **_pointers(dtype))
-        for kernel, options in ((combine_kernel, COMBINE), (add_kernel, ADD))
-        for dtype, lanes in ATTEND
+        _variant(kernel, options, **_pointers(dtype))
+        for kernel, options in ((combine_kernel, ADD), (add_kernel, ADD), (resize_kernel, RESIZE))
+        for dtype in DTYPES
     ),
-    *(_variant(resize_kernel, RESIZE, **_pointers(dtype)) for dtype in DTYPES),
 ]
