@@ -16,7 +16,6 @@
 #include <algorithm>
 #include <tuple>
 #include <type_traits>
-#include <utility>
 #include <vector>
 
 #include "../common/check.h"
@@ -164,27 +163,6 @@ struct Inputs {
   const Sorted<T>& points;
   const T* labels;
 };
-
-// Lanes of a and b in turn: the first half of both, or from lane kLanes / 2 on.
-template <int kFrom, typename Values, int... kLane>
-S2D_LOOP void interleave(const Values& a, const Values& b, Values& out, std::integer_sequence<int, kLane...>) {
-  constexpr int kLanes = sizeof...(kLane);
-  out = __builtin_shufflevector(a, b, (kFrom + kLane / 2 + kLane % 2 * kLanes)...);
-}
-
-// A square of values turned on its diagonal by interleaving its upper and lower half log2 of its size times.
-template <int kLanes, typename Values>
-S2D_LOOP void turn(Values* rows) {
-  constexpr auto kLane = std::make_integer_sequence<int, kLanes>();
-  for (int size = 1; size < kLanes; size *= 2) {
-    Values turned[kLanes];
-    for (int k = 0; k < kLanes / 2; ++k) {
-      interleave<0>(rows[k], rows[k + kLanes / 2], turned[2 * k], kLane);
-      interleave<kLanes / 2>(rows[k], rows[k + kLanes / 2], turned[2 * k + 1], kLane);
-    }
-    std::copy(turned, turned + kLanes, rows);
-  }
-}
 
 // One row of a map for up to kLanes queries, the values of a pixel side by side, zeros on both ends (one pixel before,
 // two after); all zeros above and below the map.

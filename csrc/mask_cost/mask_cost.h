@@ -5,7 +5,7 @@
 #include <cstdint>
 
 #include "../common/bits.h"
-#include "../common/simd.h"
+#include "../common/lanes.h"
 
 namespace s2d::mask_cost {
 
@@ -28,16 +28,6 @@ S2D_HOST_DEVICE Place<T> place_of(T x, T y, int32_t height, int32_t width) {
           static_cast<int32_t>(left),
           {(1 - fx) * (1 - fy), fx * (1 - fy), (1 - fx) * fy, fx * fy}};
 }
-
-// kLanes queries side by side in one register.
-template <typename T, int kLanes>
-struct Vector {
-  typedef T Values __attribute__((vector_size(kLanes * sizeof(T))));
-  typedef T InMemory __attribute__((vector_size(kLanes * sizeof(T)), aligned(alignof(T)), may_alias));
-  typedef int32_t Bits __attribute__((vector_size(kLanes * sizeof(int32_t))));
-};
-template <typename T, int kLanes>
-using Lanes = typename Vector<T, kLanes>::Values;
 
 // softplus(x) = max(x, 0) + log1p(e) and sigmoid(x) = (1 or e) / (1 + e) with one exponential e = exp(-|x|). NaN gives
 // NaN. The polynomials are minimax fits with errors of 4e-9.

@@ -1,43 +1,50 @@
-// masked_attention: which logits attend, where a resized pixel reads, and which keys a query attends to.
+// masked_attention: which logits attend, and which keys a query attends to.
 #pragma once
 
-#include <algorithm>
-#include <cmath>
+#include <torch/csrc/stable/ops.h>
+
 #include <cstdint>
 #include <vector>
 
 #include "../common/bits.h"
+#include "../common/check.h"
 
 namespace s2d::masked_attention {
 
-// sigmoid(x) < 0.5 forbids, with the sigmoid rounded to x's type: small negative logits still attend, and so does NaN.
-struct Float32Rule {
-  S2D_HOST_DEVICE static bool attends(float x) { return !(x <= -0x1.7ffffep-23f); }
-};
-struct Float64Rule {
-  S2D_HOST_DEVICE static bool attends(double x) { return !(x <= -0x1.8p-52); }
-};
-struct Float16Rule {
-  S2D_HOST_DEVICE static bool attends(float x) { return !(x < -0x1p-11f); }
-};
-struct BFloat16Rule {
-  S2D_HOST_DEVICE static bool attends(float x) { return !(x < -0x1p-8f); }
-};
+// The highest logit that is forbidden lies just under this. A key is forbidden where sigmoid(x) < 0.5, the sigmoid
+// rounded to x's type, so small negative logits still attend, and so does NaN. In half precision forbidden are
+// x < -2^-11 and x < -2^-8 (bfloat16); here x is still in float32, and the second term is what rounds up to these.
+inline double threshold_of(ScalarType type) {
+  switch (type) {
+    case ScalarType::Half:
+      return -0x1p-11 - 0x1p-22;
+    case ScalarType::BFloat16:
+      return -0x1p-8 - 0x1p-16;
+    case ScalarType::Float:
+      return -0x1.7ffffcp-23;
+    default:
+      return -0x1.7fffffffffffep-52;
+  }
+}
 
-// The two pixels that a pixel of a resized axis lies between, and the share of the second (align_corners=False).
+// NaN attends.
 template <typename T>
-struct Between {
-  int64_t first, second;
-  T share;
-};
+S2D_HOST_DEVICE bool attends(T logit, T threshold) {
+  return !(logit < threshold);
+}
 
-template <typename T>
-Between<T> between(int64_t place, int64_t from, int64_t to) {
-  const T scale = static_cast<T>(from) / static_cast<T>(to);
-  const T at = std::max(T(0), scale * (static_cast<T>(place) + T(0.5)) - T(0.5));
-  const int64_t first = std::min(static_cast<int64_t>(at), from - 1);
-  const T share = std::min(std::max(at - static_cast<T>(first), T(0)), T(1));
-  return {first, first + (first < from - 1), share};
+// The type that half precision is computed in.
+inline ScalarType wide(const Tensor& x) {
+  return x.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+}
+
+inline Tensor in_type(const Tensor& x) { return torch::stable::contiguous(torch::stable::to(x, wide(x))); }
+
+inline void check_dtype(const Tensor& x, const char* op) {
+  const ScalarType type = x.scalar_type();
+  S2D_CHECK(type == ScalarType::Half || type == ScalarType::BFloat16 || type == ScalarType::Float ||
+                type == ScalarType::Double,
+            op, "float16, bfloat16, float32 or float64", "another dtype");
 }
 
 struct Sizes {
@@ -46,18 +53,54 @@ struct Sizes {
   int64_t words() const { return words_for(keys); }
 };
 
-// Words of the keys in kept frames, [B, words]: what a query without a key of its own falls back to.
-inline std::vector<uint64_t> kept_keys(const Sizes& sizes, const bool* frame_keep) {
-  std::vector<uint64_t> kept(sizes.clips * sizes.words());
-  const int64_t per_frame = sizes.frames ? sizes.keys / sizes.frames : 0;
-  for (int64_t clip = 0; clip < sizes.clips; ++clip) {
-    uint64_t* words = kept.data() + clip * sizes.words();
-    for (int64_t key = 0; key < sizes.keys; ++key) {
-      const uint64_t bit = !frame_keep || frame_keep[clip * sizes.frames + key / per_frame];
-      words[key / kWordBits] |= bit << key % kWordBits;
+// Which keys each query attends to, 64 keys a word.
+class Attended {
+ public:
+  // mask [B, Q, words]; frame_keep [B, T], or null where every frame is kept.
+  Attended(const Sizes& sizes, const uint64_t* mask, const bool* frame_keep)
+      : words_(sizes.words()),
+        queries_(sizes.queries),
+        mask_(mask),
+        kept_(sizes.clips * words_),
+        falls_back_(sizes.clips * sizes.queries) {
+    for (int64_t clip = 0; clip < sizes.clips; ++clip) {
+      for (int64_t frame = 0; frame < sizes.frames; ++frame) {
+        const int64_t first = frame * sizes.keys / sizes.frames, last = (frame + 1) * sizes.keys / sizes.frames;
+        if (!frame_keep || frame_keep[clip * sizes.frames + frame]) set(kept_.data() + clip * words_, first, last);
+      }
+    }
+    for (int64_t row = 0; row < sizes.clips * queries_; ++row) {
+      const uint64_t* keep = kept_.data() + row / queries_ * words_;
+      uint64_t any = 0;
+      for (int64_t w = 0; w < words_; ++w) any |= mask[row * words_ + w] & keep[w];
+      falls_back_[row] = any == 0;
     }
   }
-  return kept;
-}
+
+  // Keys of kept frames.
+  uint64_t kept(int64_t clip, int64_t word) const { return kept_[clip * words_ + word]; }
+
+  // A query without a key in the kept frames attends to all of them.
+  uint64_t of(int64_t clip, int64_t query, int64_t word) const {
+    const int64_t row = clip * queries_ + query;
+    return falls_back_[row] ? kept(clip, word) : kept(clip, word) & mask_[row * words_ + word];
+  }
+
+  bool any_kept(int64_t clip) const {
+    uint64_t any = 0;
+    for (int64_t word = 0; word < words_; ++word) any |= kept(clip, word);
+    return any != 0;
+  }
+
+ private:
+  static void set(uint64_t* words, int64_t first, int64_t last) {
+    for (int64_t key = first; key < last; ++key) words[key / kWordBits] |= uint64_t{1} << key % kWordBits;
+  }
+
+  int64_t words_, queries_;
+  const uint64_t* mask_;
+  std::vector<uint64_t> kept_;
+  std::vector<uint8_t> falls_back_;
+};
 
 }  // namespace s2d::masked_attention

@@ -97,7 +97,7 @@ def masked_attention(
     ``out[q] = sum over attended k of softmax(q . k / sqrt(D)) v[k]``. A query attends to the keys of its mask in the
     kept frames; a query left without any attends to all keys of the kept frames; where no frame is kept the result is 0
     and nothing flows back. A key that a query does not attend to has no influence on it whatever it holds, NaN and
-    infinity included. Differentiable once in q, k and v. Under autocast q, k and v are cast as for torch's own attention.
+    infinity included. Differentiable once in q, k and v. Autocast casts these three.
 
     Args:
         q: float16, bfloat16, float32 or float64 ``[B, heads, Q, D]``; sums are in float32, or float64.
