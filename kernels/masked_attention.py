@@ -44,7 +44,7 @@ PRODUCT = {
     for dtype in DTYPES
     for group in (1, 8)
 }
-PROGRAMS = 396
+PROGRAMS = 264
 
 
 @jit
