@@ -1,12 +1,13 @@
 """masked_attention in Triton: what rows attend to, forward, backward, and the masks. Not run on a GPU.
 
-    plan_kernel          words, frame_keep -> words attended to, tiles of kept frames   a block: 4 rows, or all tiles
-    attend_kernel        q, k, v, words, tiles -> partial results                       a block: 128 rows, a split of tiles
-    combine_kernel       partial results -> out, logsumexp                              a block: 256 values of a head
-    backward_kernel      q, k, v, grad, ... -> grad_k, grad_v, partial grad_q           a block: as attend_kernel
-    add_kernel           partial grad_q -> grad_q                                       a block: as combine_kernel
-    resize_kernel        logits -> words                                                a block: 512 keys, 8 rows
-    product_mask_kernel  embed, features -> words                                       a block: 64 keys, 128 rows
+                                                                                    a block takes
+    plan_kernel          words, frame_keep -> words attended to, tiles of kept frames 4 rows, or all tiles
+    attend_kernel        q, k, v, words, tiles -> partial results                   128 rows, a split of the tiles
+    combine_kernel       partial results -> out, logsumexp                          256 values of a head
+    backward_kernel      q, k, v, grad, ... -> grad_k, grad_v, partial grad_q       as in attend_kernel
+    add_kernel           partial grad_q -> grad_q                                   as in combine_kernel
+    resize_kernel        logits -> words                                            512 keys, 8 rows
+    product_mask_kernel  embed, features -> words                                   64 keys, 128 rows
 
 Queries are few and keys many: a block holds all rows of a head and walks through its part of the tiles, of 64 keys (a
 word of each row) that are read once. It keeps the partial softmax and a partial result of 128 x D in registers; dropped
