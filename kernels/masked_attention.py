@@ -45,7 +45,7 @@ from torch import Tensor
 SIZES = ["heads", "queries", "keys", "length", "channels", "sixteens", "frames", "size", "splits", "block", "number"]
 jit = triton.jit(do_not_specialize=[*SIZES, "height", "width", "in_height", "in_width", "groups"])
 
-INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
+INTERPRETED = tl.constexpr(bool(triton.knobs.runtime.interpret))
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -55,7 +55,9 @@ RESIZE = {"ROWS": 8, "HALVES": 16, "num_warps": 4, "num_stages": 1}
 
 
 def _options(rows: int, lanes: int, warps: int, stages: int) -> dict[str, int]:
-    return {"ROWS": rows, "LANES": lanes, "FEW": 256 // lanes, "num_warps": warps, "num_stages": stages}
+    # Few, as they are multiplied in registers; it is steps that take long where they are interpreted.
+    few = 32 if INTERPRETED else 256 // lanes
+    return {"ROWS": rows, "LANES": lanes, "FEW": few, "num_warps": warps, "num_stages": stages}
 
 
 HALF, WIDE, DOUBLE = (torch.float16, torch.bfloat16), (torch.float32,), (torch.float64,)

@@ -96,12 +96,14 @@ S2D_LOOP Lanes<double, kLanes> power_of_two(const Lanes<double, kLanes>& x) {
 }
 
 // Rows of `count` keys close together, [64, pitch]; what is past them is left alone.
-template <typename T>
+template <int kLanes, typename T>
 S2D_LOOP void copy_rows(const Rows<T>& from, int64_t clip, int64_t head, int64_t first, int64_t count, int64_t channels,
                         int64_t pitch, T* rows) {
   for (int64_t key = 0; key < count; ++key) {
     const T* row = from.at(clip, head, first + key);
-    for (int64_t d = 0; d < channels; ++d) rows[key * pitch + d] = row[d];
+    int64_t d = 0;
+    for (; d + kLanes <= channels; d += kLanes) store<kLanes>(rows + key * pitch + d, load<kLanes>(row + d));
+    for (; d < channels; ++d) rows[key * pitch + d] = row[d];
   }
 }
 

@@ -127,8 +127,8 @@ S2D_LOOP void attend(const Forward<T>& f, int64_t task) {
   for (int64_t word = at.first_word; word < at.last_word; ++word) {
     if (!f.attended.kept(at.clip, word)) continue;
     const int64_t first = word * kWordBits, count = std::min(kWordBits, s.keys - first);
-    copy_rows(f.k, at.clip, at.head, first, count, s.channels, pitch, keys.data());
-    copy_rows(f.v, at.clip, at.head, first, count, s.channels, pitch, values.data());
+    copy_rows<kLanes>(f.k, at.clip, at.head, first, count, s.channels, pitch, keys.data());
+    copy_rows<kLanes>(f.v, at.clip, at.head, first, count, s.channels, pitch, values.data());
     turn_rows<kLanes>(keys.data(), count, s.channels, pitch, turned.data());
     for (int64_t query = 0; query < s.queries; ++query) {
       prefetch_share(f.k, at.clip, at.head, first + kWordBits, s.keys, s.channels, query, s.queries);
@@ -214,15 +214,15 @@ S2D_LOOP void attend_backward(const Backward<T>& b, int64_t task) {
   Scratch<T> scaled(s.queries * pitch), grads(s.queries * pitch), keys(size), values(size), turned_keys(size),
       turned_values(size), grad_keys(size), grad_values(size), weight(kWordBits), slope(kWordBits);
   scale_queries(b.q, at, s, pitch, scaled.data());
-  copy_rows(b.grad, at.clip, at.head, 0, s.queries, s.channels, pitch, grads.data());
+  copy_rows<kLanes>(b.grad, at.clip, at.head, 0, s.queries, s.channels, pitch, grads.data());
   const int64_t head = at.clip * s.heads + at.head;
   for (int64_t word = at.first_word; word < at.last_word; ++word) {
     const int64_t first = word * kWordBits, count = std::min(kWordBits, s.keys - first);
     std::fill(grad_keys.data(), grad_keys.data() + size, T(0));
     std::fill(grad_values.data(), grad_values.data() + size, T(0));
     if (b.attended.kept(at.clip, word)) {
-      copy_rows(b.k, at.clip, at.head, first, count, s.channels, pitch, keys.data());
-      copy_rows(b.v, at.clip, at.head, first, count, s.channels, pitch, values.data());
+      copy_rows<kLanes>(b.k, at.clip, at.head, first, count, s.channels, pitch, keys.data());
+      copy_rows<kLanes>(b.v, at.clip, at.head, first, count, s.channels, pitch, values.data());
       turn_rows<kLanes>(keys.data(), count, s.channels, pitch, turned_keys.data());
       turn_rows<kLanes>(values.data(), count, s.channels, pitch, turned_values.data());
       for (int64_t query = 0; query < s.queries; ++query) {

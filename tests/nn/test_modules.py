@@ -9,16 +9,44 @@ from torch import nn
 from s2d.nn import MaskedCrossAttention, MSDeformAttn
 
 
-def test_masked_cross_attention_is_multihead_attention_with_a_mask():
+def attention_modules(dtype=torch.float32):
+    """torch's module with biases that are not zero, ours with its state, and their inputs."""
     torch.manual_seed(0)
-    theirs = nn.MultiheadAttention(12, 3, batch_first=True)
-    ours = MaskedCrossAttention(12, 3)
+    theirs = nn.MultiheadAttention(24, 3, batch_first=True, dtype=dtype)
+    for bias in (theirs.in_proj_bias, theirs.out_proj.bias):
+        nn.init.normal_(bias)
+    ours = MaskedCrossAttention(24, 3).to(dtype)
+    assert set(ours.state_dict()) == set(theirs.state_dict())
     ours.load_state_dict(theirs.state_dict())
-    query, key, value = torch.randn(2, 5, 12), torch.randn(2, 8, 12), torch.randn(2, 8, 12)
-    mask = torch.rand(2, 5, 8) < 0.5
+    tokens = [torch.randn(2, count, 24, dtype=dtype) for count in (5, 77, 77)]
+    mask = torch.rand(2, 5, 77) < 0.3
     mask[..., 0] = True
-    wanted, _ = theirs(query, key, value, attn_mask=~mask.repeat_interleave(3, 0), need_weights=False)
-    torch.testing.assert_close(ours(query, key, value, mask), wanted)
+    return theirs, ours, tokens, mask
+
+
+def test_masked_cross_attention_is_multihead_attention_with_a_mask():
+    theirs, ours, tokens, mask = attention_modules(torch.float64)
+    results = []
+    for module, forbidden in ((theirs, ~mask.repeat_interleave(3, 0)), (ours, None)):
+        inputs = [x.clone().requires_grad_() for x in tokens]
+        if forbidden is None:
+            out = module(*inputs, mask)
+        else:
+            out, _ = module(*inputs, attn_mask=forbidden, need_weights=False)
+        out.square().sum().backward()
+        results.append([out, *(x.grad for x in inputs), *(x.grad for x in dict(module.named_parameters()).values())])
+    torch.testing.assert_close(*results)
+
+
+def test_masked_cross_attention_runs_under_autocast():
+    theirs, ours, tokens, mask = attention_modules()
+    wanted, _ = theirs(*tokens, attn_mask=~mask.repeat_interleave(3, 0), need_weights=False)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = ours(*tokens, mask)
+        out.sum().backward()
+    assert out.dtype == torch.bfloat16
+    assert ours.in_proj_weight.grad.dtype == torch.float32
+    torch.testing.assert_close(out.float(), wanted, rtol=0.05, atol=0.05)
 
 
 def test_masked_cross_attention_drops_frames():
