@@ -480,9 +480,10 @@ def add_kernel(partial, grad_q, number, channels, splits, SPLITS: tl.constexpr, 
 def attends(x, dtype: tl.constexpr):
     """Where ``sigmoid(x) < 0.5`` does not hold in a dtype: its rounding lets small negative logits attend, NaN does."""
     if dtype == tl.float64:
-        return ~(x <= -3.3306690738754696e-16)
+        # 0x1.7ffffffffffffp-52, which would be compared as a float32.
+        return ~(x <= tl.full([1], -3.330669073875469e-16, tl.float64))
     elif dtype == tl.float32:
-        return ~(x <= -1.7881392011531716e-07)
+        return ~(x <= -1.7881392011531716e-07)  # 0x1.7ffffep-23
     elif dtype == tl.float16:
         return ~(x < -0.00048828125)
     else:
