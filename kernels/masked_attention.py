@@ -3,7 +3,7 @@
                                                                                     a block takes
     plan_kernel          words, frame_keep -> words attended to, tiles of kept frames 4 rows, or all tiles
     attend_kernel        q, k, v, words, tiles -> partial results                   128 rows, a split of the tiles
-    combine_kernel       partial results -> out, logsumexp                          256 values of a head
+    combine_kernel       partial results -> out, logsumexp                          128 values of a head
     backward_kernel      q, k, v, grad, ... -> grad_k, grad_v, partial grad_q       as in attend_kernel
     add_kernel           partial grad_q -> grad_q                                   as in combine_kernel
     resize_kernel        logits -> words                                            512 keys, 8 rows
@@ -50,45 +50,27 @@ INTERPRETED = tl.constexpr(bool(triton.knobs.runtime.interpret))
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 PLAN = {"ROWS": 4, "WORDS": 1024, "num_warps": 8, "num_stages": 1}
-ADD = {"SPLITS": 16, "VALUES": 256, "num_warps": 4, "num_stages": 1}
+ADD = {"SPLITS": 16, "VALUES": 128, "num_warps": 4, "num_stages": 1}
 RESIZE = {"ROWS": 8, "HALVES": 16, "num_warps": 4, "num_stages": 1}
 
 
-def _options(rows: int, lanes: int, warps: int, stages: int) -> dict[str, int]:
+def _options(lanes: int, rows: int, warps: int, stages: int) -> dict[str, int]:
     # Few, as they are multiplied in registers; it is steps that take long where they are interpreted.
     few = 32 if INTERPRETED else 256 // lanes
     return {"ROWS": rows, "LANES": lanes, "FEW": few, "num_warps": warps, "num_stages": stages}
 
 
 HALF, WIDE, DOUBLE = (torch.float16, torch.bfloat16), (torch.float32,), (torch.float64,)
-ATTEND = {
-    (dtype, lanes): _options(rows, lanes, warps, stages)
-    for dtypes, lanes, rows, warps, stages in (
-        (HALF, 32, 128, 4, 5),
-        (HALF, 64, 128, 8, 5),
-        (HALF, 128, 128, 8, 5),
-        (WIDE, 32, 128, 8, 5),
-        (WIDE, 64, 32, 4, 3),
-        (WIDE, 128, 32, 8, 2),
-        (DOUBLE, 32, 8, 4, 1),
-        (DOUBLE, 128, 8, 4, 1),
-    )
-    for dtype in dtypes
-}
-BACKWARD = {
-    (dtype, lanes): _options(rows, lanes, warps, stages)
-    for dtypes, lanes, rows, warps, stages in (
-        (HALF, 32, 128, 8, 5),
-        (HALF, 64, 128, 8, 5),
-        (HALF, 128, 64, 8, 3),
-        (WIDE, 32, 64, 4, 3),
-        (WIDE, 64, 32, 8, 2),
-        (WIDE, 128, 16, 8, 2),
-        (DOUBLE, 32, 8, 4, 1),
-        (DOUBLE, 128, 8, 4, 1),
-    )
-    for dtype in dtypes
-}
+# Dtypes, the most channels of a head; rows, warps and stages of loads, forward and backward.
+BLOCKS = (
+    (HALF, 32, (128, 4, 5), (128, 8, 5)),
+    (HALF, 128, (128, 8, 5), (64, 8, 3)),
+    (WIDE, 32, (128, 8, 5), (64, 4, 3)),
+    (WIDE, 128, (32, 8, 2), (16, 8, 2)),
+    (DOUBLE, 128, (8, 4, 1), (8, 4, 1)),
+)
+ATTEND = {(dtype, lanes): _options(lanes, *block) for dtypes, lanes, block, _ in BLOCKS for dtype in dtypes}
+BACKWARD = {(dtype, lanes): _options(lanes, *block) for dtypes, lanes, _, block in BLOCKS for dtype in dtypes}
 PRODUCT = {
     (dtype, group): {
         "ROWS": 16 if dtype == torch.float64 else 128,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import multiprocessing
 import os
 import re
 import shutil
@@ -18,6 +19,7 @@ import sys
 import tempfile
 import tomllib
 from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -170,16 +172,24 @@ def triton_modules() -> dict[str, ModuleType]:
     return {room: importlib.import_module(f"s2d.kernels.{room}") for room in rooms}
 
 
+def _usage(job: tuple[str, int, int]) -> Usage:
+    room, index, architecture = job
+    return compile_variant(room, triton_modules()[room].VARIANTS[index], architecture)
+
+
 def triton_usages() -> list[Usage] | None:
     """Usage of every listed variant of every Triton kernel, for all architectures; None where Triton is absent."""
     if importlib.util.find_spec("triton") is None:
         return None
-    return [
-        compile_variant(room, variant, architecture)
+    jobs = [
+        (room, index, architecture)
         for architecture in ARCHITECTURES
         for room, module in triton_modules().items()
-        for variant in module.VARIANTS
+        for index in range(len(module.VARIANTS))
     ]
+    # Minutes of compiling: each core takes a part. A fork would carry torch's threads along.
+    with ProcessPoolExecutor(os.cpu_count(), mp_context=multiprocessing.get_context("spawn")) as pool:
+        return list(pool.map(_usage, jobs))
 
 
 def base_name(kernel: str) -> str:
