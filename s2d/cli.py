@@ -27,6 +27,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+dataset_app = typer.Typer(help="Datasets on disk: verify one, or bring it into one json.", no_args_is_help=True)
+app.add_typer(dataset_app, name="dataset")
+
 VideoArgument = Annotated[Path, typer.Argument(help="A video file, or a folder of images.", show_default=False)]
 Output = Annotated[Path, typer.Option("-o", "--output", help="Where the result goes.", show_default=False)]
 Decoder = Annotated[str, typer.Option(help="auto, pyav or dali.")]
@@ -395,6 +398,67 @@ def evaluate_command(
     if video is not None:
         truth = select_video(truth, video)
     print(evaluate(load_predictions(predictions), truth, metric).text())
+
+
+DatasetPath = Annotated[Path, typer.Argument(help="The dataset's folder, or a YouTube-VIS json.", show_default=False)]
+DatasetFormat = Annotated[
+    str | None,
+    typer.Option(help="ytvis, davis, mose, vipseg, sav, sav-frames or videos.", show_default="what it looks like"),
+]
+DatasetSplit = Annotated[str | None, typer.Option(help="Name of a split.", show_default="all, or the only one")]
+
+
+@dataset_app.command("check")
+@_said_plainly
+def dataset_check_command(
+    path: DatasetPath,
+    format: DatasetFormat = None,
+    split: DatasetSplit = None,
+    decode: Annotated[bool, typer.Option("--decode", help="Decode every frame, too.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Look for missing and unreadable frames, sizes and lengths that differ, masks that cannot be read.
+
+    Exit code 1 if anything is wrong.
+    """
+    from s2d.data.datasets import open_dataset
+    from s2d.data.datasets.check import check_dataset
+    from s2d.viz.table import text_table
+
+    dataset = open_dataset(path, format, split)
+    report = check_dataset(dataset, decode=decode, progress=not quiet)
+    most = 100
+    for problem in report.problems[:most]:
+        print(f"{problem.kind}: {problem.message}")
+    if len(report.problems) > most:
+        print(f"and {len(report.problems) - most:,} more")
+    if not quiet:
+        rows = [["videos", f"{report.videos:,}"], ["frames", f"{report.frames:,}"]]
+        rows += [["videos with masks", f"{report.annotated:,}"], ["instances", f"{report.instances:,}"]]
+        rows += [[kind, f"{count:,}"] for kind, count in report.counts().items()]
+        print("\n" + text_table([f"{dataset.format} dataset", "found"], rows))
+    if report.problems:
+        raise typer.Exit(1)
+
+
+@dataset_app.command("convert")
+@_said_plainly
+def dataset_convert_command(
+    path: DatasetPath,
+    output: Output,
+    format: DatasetFormat = None,
+    split: DatasetSplit = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """The masks of a dataset as one YouTube-VIS json."""
+    from s2d.data.datasets import open_dataset, write_dataset
+
+    if output.exists() and not overwrite:
+        raise InputError(f"expected a place without results, got {output}: begin again with --overwrite")
+    number = write_dataset(output, open_dataset(path, format, split), progress=not quiet)
+    if not quiet:
+        print(f"{output}: {number:,} videos")
 
 
 def _open(video: Path, **options: Any) -> Any:

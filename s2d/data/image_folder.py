@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -15,6 +15,9 @@ from s2d.errors import InputError
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
 FPS = Fraction(25)
+
+# Cameras append bytes after the end of a picture: it is looked for in so many.
+_TAIL = 4096
 
 # EXIF orientations that lay the image on its side (TIFF 6.0, tag 274).
 _ORIENTATION, _SIDEWAYS = 0x0112, (5, 6, 7, 8)
@@ -34,9 +37,11 @@ class ImageFolder:
     def timestamps(self) -> np.ndarray:
         return np.arange(len(self.paths)) / float(FPS)
 
-    def frames(self, start: int) -> Iterator[np.ndarray]:
-        for path in self.paths[start:]:
-            yield read_image(path)
+    def frames(self, start: int, step: int = 1) -> Iterator[np.ndarray]:
+        for path in self.paths[start::step]:
+            image = read_image(path)
+            check_size(path, image.shape[:2], self.size)
+            yield image
 
 
 def open_image_folder(folder: Path) -> ImageFolder:
@@ -48,12 +53,23 @@ def open_image_folder(folder: Path) -> ImageFolder:
     paths = list_images(folder, SUFFIXES)
     if not paths:
         raise InputError(f"expected images ({', '.join(SUFFIXES)}) in the folder {folder}, got none")
-    sizes = [_upright_size(path) for path in paths]
+    sizes = [upright_size(path) for path in paths]
     for path, size in zip(paths, sizes, strict=True):
         if size != sizes[0]:
             first, other = (f"{name} of {w} x {h}" for name, (h, w) in ((paths[0].name, sizes[0]), (path.name, size)))
             raise InputError(f"expected images of one size in {folder}, got {first} and {other}")
     return ImageFolder(tuple(paths), sizes[0])
+
+
+def listed_images(paths: Sequence[Path]) -> ImageFolder:
+    """The images with these names as one video: only the first is looked at, the others when they are read.
+
+    Raises:
+        InputError: there is no first image, or it cannot be read.
+    """
+    if not paths:
+        raise InputError("expected at least one image of a video, got none")
+    return ImageFolder(tuple(paths), upright_size(paths[0]))
 
 
 def list_images(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
@@ -74,12 +90,28 @@ def read_image(path: Path) -> np.ndarray:
         raise InputError(f"expected an image in {path}, got a file that cannot be read: {error}") from None
 
 
+def check_size(path: Path, found: tuple[int, int], wanted: tuple[int, int]) -> None:
+    """InputError where (H, W) of an image are not those of the first one of its video."""
+    if found != wanted:
+        (height, width), (h, w) = wanted, found
+        raise InputError(f"expected an image of {width} x {height} in {path}, got {w} x {h}")
+
+
+def ends_early(path: Path) -> bool:
+    """Whether a JPEG or PNG file lacks its end, as a copy that was broken off does; OSError where unreadable."""
+    mark = {".png": b"IEND\xae\x42\x60\x82"}.get(path.suffix.lower(), b"\xff\xd9")
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - _TAIL))
+        return mark not in file.read()
+
+
 def natural_order(text: str) -> list[tuple[int, int, str]]:
     """A sort key in which numbers count as numbers."""
     return [(0, int(part), "") if part.isdecimal() else (1, 0, part.lower()) for part in re.split(r"(\d+)", text)]
 
 
-def _upright_size(path: Path) -> tuple[int, int]:
+def upright_size(path: Path) -> tuple[int, int]:
+    """(H, W) from the header of an image file; InputError where it cannot be read."""
     try:
         with Image.open(path) as file:
             width, height = file.size

@@ -78,7 +78,7 @@ def read_label_maps(folder: str | os.PathLike) -> FrameMasks:
     size: tuple[int, int] | None = None
     codes, frames = [], []
     for t, path in enumerate(paths):
-        labels = _read_labels(path)
+        labels = read_labels(path)
         size = size or labels.shape
         if labels.shape != size:
             found = f"{labels.shape[1]} x {labels.shape[0]} for {path.name}"
@@ -97,8 +97,8 @@ def read_label_maps(folder: str | os.PathLike) -> FrameMasks:
     )
 
 
-def _read_labels(path: Path) -> np.ndarray:
-    """Int64 ``[H, W]``: labels as stored, or 24-bit colours."""
+def read_labels(path: Path) -> np.ndarray:
+    """Int64 ``[H, W]``: labels as stored, or 24-bit colours; InputError where the file cannot be read."""
     try:
         with Image.open(path) as image:
             if image.mode not in ("1", "L", "P") and not image.mode.startswith("I"):

@@ -36,8 +36,8 @@ class FrameSource(Protocol):
     timestamps: np.ndarray
     notes: tuple[str, ...]
 
-    def frames(self, start: int) -> Iterator[np.ndarray]:
-        """Frames from ``start`` to the end, uint8 ``[H, W, 3]`` RGB."""
+    def frames(self, start: int, step: int = 1) -> Iterator[np.ndarray]:
+        """Every ``step``-th frame from ``start`` to the end, uint8 ``[H, W, 3]`` RGB."""
         ...
 
 
@@ -62,6 +62,11 @@ class Video:
             raise ValueError(f"s2d::Video: expected frames uint8 [T, 3, H, W], none of them 0, got {found}")
         source = _Memory(frames.permute(0, 2, 3, 1).contiguous().numpy(), Fraction(fps).limit_denominator(100_000))
         return Video(name, source.size, source)
+
+    @property
+    def source(self) -> FrameSource:
+        """Where its frames come from."""
+        return self._source
 
     @property
     def source_size(self) -> tuple[int, int]:
@@ -101,18 +106,20 @@ class Video:
             for frame in frames:
                 yield self._deliver(frame)
 
-    def clip(self, start: int, stop: int) -> Tensor:
-        """Frames ``start`` to ``stop - 1``, the same that the iteration yields: uint8 ``[stop - start, 3, H, W]``.
+    def clip(self, start: int, stop: int, step: int = 1) -> Tensor:
+        """Frames ``range(start, stop, step)``, the same that the iteration yields: uint8 ``[T, 3, H, W]``.
 
         Raises:
-            ValueError: unless ``0 <= start <= stop <= num_frames``.
+            ValueError: unless ``0 <= start <= stop <= num_frames`` and ``step >= 1``.
         """
-        if not 0 <= start <= stop <= self.num_frames:
-            raise ValueError(f"s2d::Video: expected 0 <= start <= stop <= {self.num_frames}, got {start} and {stop}")
-        clip = torch.empty(stop - start, 3, *self.size, dtype=torch.uint8)
-        if start < stop:
-            with contextlib.closing(self._source.frames(start)) as frames:
-                for index, frame in enumerate(islice(frames, stop - start)):
+        if not 0 <= start <= stop <= self.num_frames or step < 1:
+            found = f"{start}, {stop} and step {step}"
+            raise ValueError(f"s2d::Video: expected 0 <= start <= stop <= {self.num_frames}, got {found}")
+        number = len(range(start, stop, step))
+        clip = torch.empty(number, 3, *self.size, dtype=torch.uint8)
+        if number:
+            with contextlib.closing(self._source.frames(start, step)) as frames:
+                for index, frame in enumerate(islice(frames, number)):
                     clip[index] = self._deliver(frame)
         return clip
 
@@ -156,8 +163,8 @@ class _Memory:
     def timestamps(self) -> np.ndarray:
         return np.arange(len(self.pixels)) / float(self.fps)
 
-    def frames(self, start: int) -> Iterator[np.ndarray]:
-        yield from self.pixels[start:]
+    def frames(self, start: int, step: int = 1) -> Iterator[np.ndarray]:
+        yield from self.pixels[start::step]
 
 
 def open_video(
@@ -177,7 +184,7 @@ def open_video(
         path: a file that FFmpeg reads (mp4, mkv, webm, avi, ...), or a folder of .jpg, .jpeg and .png images.
         short_side: shrink so that the shorter side has this many pixels; smaller videos stay as they are.
         size: (H, W) of the frames to deliver; not together with ``short_side``.
-        decoder: ``"auto"`` or ``"pyav"``; ``"dali"`` is refused with the reason.
+        decoder: ``"auto"`` or ``"pyav"``; ``"dali"`` is refused: it reads clips (`s2d.data.clip_loader`).
         stream: index of the video stream in the file; None takes the best one (FFmpeg's choice).
 
     Raises:
@@ -188,7 +195,7 @@ def open_video(
     if decoder not in DECODERS:
         raise InputError(f"expected the decoder to be one of {', '.join(DECODERS)}, got {decoder!r}")
     if decoder == "dali":
-        raise InputError("expected a decoder of this version, got 'dali', which it does not have: use 'pyav'")
+        raise InputError("expected 'pyav' for whole videos, got 'dali', which reads clips for training (ClipLoader)")
     if path.is_dir():
         if stream is not None:
             raise InputError(f"expected no stream for the folder of images {path}, got stream {stream}")

@@ -7,6 +7,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 
 import av
@@ -24,6 +25,16 @@ from s2d.errors import InputError
 _TEXT_FORMATS = ("tty", "bin", "xbin", "adf", "idf")
 
 _DEFAULT_FPS = Fraction(25)
+
+# FFmpeg's quick conversion repeats chroma samples and rounds roughly, 3 grey levels off on average; this one is bit for
+# bit what DALI delivers, so that it does not matter which of them decoded a clip.
+# (SWS_BILINEAR, SWS_ACCURATE_RND, SWS_FULL_CHR_H_INT: older PyAV takes the bits but has no names for the last two.)
+_CONVERSION = 0x2 | 0x40000 | 0x2000
+
+
+def to_rgb(frame: VideoFrame) -> np.ndarray:
+    """A decoded frame as uint8 ``[H, W, 3]`` RGB, by the matrix and the range that the file names."""
+    return frame.to_ndarray(format="rgb24", interpolation=_CONVERSION, threads=1)
 
 
 @dataclass(frozen=True)
@@ -57,11 +68,20 @@ class Orientation:
 
 @dataclass(frozen=True, eq=False)
 class VideoFile:
-    """One stream of a file. The attributes are those of `s2d.data.video.FrameSource`."""
+    """One stream of a file. The attributes are those of `s2d.data.video.FrameSource`, and what other decoders ask for.
+
+    Attributes:
+        codec: FFmpeg's name of it.
+        pixel_format: FFmpeg's name of that of the first frame.
+        matrix: of its colours, by the number that ISO/IEC 23091-2 gives it (1: BT.709, 2: not specified, ...).
+    """
 
     path: Path
     stream: int
     index: VideoIndex
+    codec: str
+    pixel_format: str
+    matrix: int
     orientation: Orientation
     size: tuple[int, int]
     fps: Fraction
@@ -69,11 +89,11 @@ class VideoFile:
     notes: tuple[str, ...]
     decoder = "pyav"
 
-    def frames(self, start: int) -> Iterator[np.ndarray]:
+    def frames(self, start: int, step: int = 1) -> Iterator[np.ndarray]:
         height, width = self.size
         with contextlib.closing(read_from(self.path, self.stream, self.index, start)) as decoded:
-            for frame in decoded:
-                pixels = self.orientation.apply(frame.to_ndarray(format="rgb24", threads=1))
+            for frame in islice(decoded, 0, None, step):
+                pixels = self.orientation.apply(to_rgb(frame))
                 if pixels.shape[:2] != self.size:  # a stream may change its size; the first frame's holds
                     pixels = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
                 yield pixels
@@ -89,7 +109,7 @@ def open_video_file(path: Path, stream: int | None) -> VideoFile:
         with _open(path) as container:
             chosen = _choose_stream(container, path, stream)
             number, rate, clock = chosen.index, chosen.average_rate or chosen.guessed_rate, chosen.time_base
-            listed, duration = chosen.frames, _duration(container, chosen)
+            listed, duration, codec = chosen.frames, _duration(container, chosen), chosen.codec.canonical_name
         index = build_index(path, number)
     except av.FFmpegError as error:
         raise InputError(f"expected a video in {path}, got a file that cannot be read: {_reason(error)}") from None
@@ -99,9 +119,10 @@ def open_video_file(path: Path, stream: int | None) -> VideoFile:
         first = next(decoded)
         orientation = Orientation.of(first)
         size = orientation.apply(np.empty((first.height, first.width, 0))).shape[:2]
+        pixel_format, matrix = first.format.name, int(first.colorspace)
     fps, timestamps, varying = _timing(index, rate, clock)
     notes = _loss(index, listed, duration, timestamps, fps) + varying
-    return VideoFile(path, number, index, orientation, size, fps, timestamps, notes)
+    return VideoFile(path, number, index, codec, pixel_format, matrix, orientation, size, fps, timestamps, notes)
 
 
 def _open(path: Path) -> InputContainer:

@@ -65,7 +65,7 @@ def read_ytvis(path: str | os.PathLike) -> list[Tracks]:
     try:
         for annotation in data.get("annotations") or []:
             annotations.setdefault(annotation["video_id"], []).append(annotation)
-        return [_read_video(video, annotations.get(video["id"], [])) for video in data["videos"]]
+        return [read_video(video, annotations.get(video["id"], [])) for video in data["videos"]]
     except KeyError as error:
         raise InputError(f"expected a YouTube-VIS json in {path}, got one without the key {error}") from None
     except (AttributeError, IndexError, TypeError, ValueError) as error:
@@ -125,7 +125,8 @@ def _annotations(tracks: Tracks) -> list[dict[str, Any]]:
     return rows
 
 
-def _read_video(video: dict, annotations: list[dict]) -> Tracks:
+def read_video(video: dict, annotations: list[dict]) -> Tracks:
+    """The tracks of one entry of ``videos``; KeyError, TypeError or ValueError for what cannot be used."""
     size = int(video["height"]), int(video["width"])
     files = video.get("file_names") or []
     length = int(video.get("length") or len(files))

@@ -6,9 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from s2d.models.config import ModelConfig
-
-_BLOCKS = {10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
+from s2d.models.config import BLOCKS, ModelConfig
 
 
 class FrozenBatchNorm2d(nn.Module):
@@ -21,14 +19,10 @@ class FrozenBatchNorm2d(nn.Module):
         self.register_buffer("running_mean", torch.zeros(channels))
         self.register_buffer("running_var", torch.ones(channels))
 
-    def scale_and_shift(self) -> tuple[Tensor, Tensor]:
-        """The constants of ``x * scale + shift``, one for each channel."""
+    def affine(self) -> tuple[Tensor, Tensor]:
+        """Scale and shift ``[C]``: the norm is ``x * scale + shift``."""
         scale = self.weight * (self.running_var + 1e-5).rsqrt()
         return scale, self.bias - self.running_mean * scale
-
-    def forward(self, x: Tensor) -> Tensor:
-        scale, shift = self.scale_and_shift()
-        return x * scale[:, None, None].to(x.dtype) + shift[:, None, None].to(x.dtype)
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
@@ -52,8 +46,8 @@ class NormedConv2d(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         x = x[..., :: self.every, :: self.every]
         if isinstance(self.norm, FrozenBatchNorm2d):
-            # Scaled weights give the same sums and save two passes over the features.
-            scale, shift = self.norm.scale_and_shift()
+            # Constants scale the few weights instead of every pixel.
+            scale, shift = self.norm.affine()
             return self._conv_forward(x, self.weight * scale[:, None, None, None], shift)
         return self.norm(super().forward(x))
 
@@ -119,7 +113,7 @@ class ResNet(nn.Module):
         self.stem = _Stem(config.width, norm)
         self.channels = tuple(config.width * 2**stage * block.expansion for stage in range(4))
         inputs = config.width
-        for stage, blocks in enumerate(_BLOCKS[config.depth]):
+        for stage, blocks in enumerate(BLOCKS[config.depth]):
             width = config.width * 2**stage
             layers = nn.Sequential()
             for index in range(blocks):

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+
+from torch import Tensor
 
 from s2d.errors import InputError
 
-DEPTHS = (10, 18, 34, 50, 101)
+# Blocks of the four stages of a ResNet, by its layers.
+BLOCKS = {10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
+DEPTHS = tuple(BLOCKS)
 NORMS = ("FrozenBN", "GN")
 
 
@@ -90,3 +95,48 @@ class ModelConfig:
         if unknown:
             raise InputError(f"expected model settings among {', '.join(sorted(known))}; got {', '.join(unknown)}")
         return ModelConfig(**values)
+
+    @staticmethod
+    def of_weights(state: Mapping[str, Tensor]) -> ModelConfig:
+        """The sizes that the tensors of a model have; the defaults where they do not say.
+
+        Raises:
+            InputError: the deformable attention is not of 8 heads and 4 points. Tensors show the product of the two
+                alone, and with another product nothing tells them apart.
+        """
+        pixel, predictor = "sem_seg_head.pixel_decoder.", "sem_seg_head.predictor."
+        encoder, ffn = f"{pixel}transformer.encoder.layers.", f"{predictor}transformer_ffn_layers."
+
+        def size(name: str, dimension: int = 0) -> int | None:
+            shape = state[name].shape if name in state else ()
+            return shape[dimension] if dimension < len(shape) else None
+
+        def count(prefix: str) -> int | None:
+            indices = {name.removeprefix(prefix).split(".")[0] for name in state if name.startswith(prefix)}
+            return len(indices) or None
+
+        norm, logits = "backbone.stem.conv1.norm.", size(f"{predictor}class_embed.weight")
+        blocks = tuple(count(f"backbone.res{stage}.") for stage in range(2, 6))
+        bottlenecks = "backbone.res2.0.conv3.weight" in state
+        sizes = {
+            "depth": next((d for d, found in BLOCKS.items() if found == blocks and (d >= 50) == bottlenecks), None),
+            "width": size("backbone.stem.conv1.weight"),
+            "norm": "GN" if f"{norm}weight" in state and f"{norm}running_mean" not in state else None,
+            "hidden_dim": size(f"{predictor}query_feat.weight", 1),
+            "mask_dim": size(f"{pixel}mask_features.weight"),
+            "num_feature_levels": size(f"{predictor}level_embed.weight"),
+            "encoder_layers": count(encoder),
+            "encoder_ffn": size(f"{encoder}0.linear1.weight"),
+            "decoder_layers": count(ffn),
+            "decoder_ffn": size(f"{ffn}0.linear1.weight"),
+            "num_queries": size(f"{predictor}query_feat.weight"),
+            "num_classes": logits and logits - 1,
+        }
+        config = ModelConfig(**{name: value for name, value in sizes.items() if value is not None})
+        samples, levels = size(f"{encoder}0.self_attn.attention_weights.bias"), config.num_feature_levels
+        if samples is not None and samples != config.nheads * config.n_points * levels:
+            raise InputError(
+                f"expected a config with a model that is not of {config.nheads} heads and {config.n_points} points: "
+                f"its {samples} samples a query on {levels} levels do not say how many of either"
+            )
+        return config

@@ -28,7 +28,8 @@ class _EncoderLayer(nn.Module):
     def forward(self, tokens: Tensor, position: Tensor, reference: Tensor, shapes: list[tuple[int, int]]) -> Tensor:
         attended = self.self_attn(tokens + position, reference, tokens, shapes)
         tokens = self.norm1(tokens + self.dropout(attended))
-        inner = self.dropout(F.relu_(self.linear1(tokens)))
+        # Dropout commutes with ReLU; in this order the backward pass keeps two wide tensors instead of three.
+        inner = F.relu(self.dropout(self.linear1(tokens)))
         return self.norm2(tokens + self.dropout(self.linear2(inner)))
 
 
@@ -52,9 +53,9 @@ class _Transformer(nn.Module):
                 sine_2d(*shape, tokens.shape[-1], tokens.device).flatten(0, 1) + embed
                 for shape, embed in zip(shapes, self.level_embed, strict=True)
             ]
-        )
+        ).to(tokens.dtype)
         reference = torch.cat([_pixel_centres(*shape, tokens.device) for shape in shapes])[None, :, None]
-        reference = reference.expand(-1, -1, len(levels), -1)
+        reference = reference.to(tokens.dtype).expand(-1, -1, len(levels), -1)
         for layer in self.encoder.layers:
             tokens = layer(tokens, position, reference, shapes)
         parts = tokens.split([height * width for height, width in shapes], dim=1)
@@ -95,10 +96,10 @@ class PixelDecoder(nn.Module):
 
         Returns:
             mask features ``[N, mask_dim, H / 4, W / 4]``, and the attended levels ``[N, hidden_dim, h, w]`` from stride
-            32 upwards. Always in float32: the sampling positions do not bear half precision.
+            32 upwards. In the dtype of the weights, under autocast too: sampling positions do not bear half precision.
         """
         with torch.autocast(features[0].device.type, enabled=False):
-            features = [feature.float() for feature in features]
+            features = [feature.to(self.mask_features.weight.dtype) for feature in features]
             coarse = reversed(features[self.num_fine :])
             levels = self.transformer([proj(feature) for proj, feature in zip(self.input_proj, coarse, strict=True)])
             fine = levels[-1]

@@ -13,7 +13,6 @@ from s2d.models.transformer_decoder import TransformerDecoder
 
 PIXEL_MEAN = (123.675, 116.28, 103.53)
 PIXEL_STD = (58.395, 57.12, 57.375)
-STRIDE = 4
 DIVISOR = 32
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from s2d import _native
 from s2d.ops._dispatch import Room
 from s2d.ops.bitmask import BitMasks, as_bits, unpack_masks
 from s2d.ops.reference import temporal_drop_loss as reference
 
-ROOM = Room("temporal_drop_loss")
+ROOM = Room("temporal_drop_loss", kernels=("cpu",))
 
 
 def temporal_drop_loss(
@@ -40,14 +41,15 @@ def temporal_drop_loss(
         num_points: P > 0.
         oversample: at least 1.
         importance: in [0, 1].
-        points: None draws them. Or the final points ``[R, P, 2]``, (x, y) in [0, 1]; or ``(candidates
-            [R, int(oversample P), 2], uniform [R, P - int(importance P), 2])`` among which the choice is made here.
-            R is N T, or the number of kept rows; rows follow each other frame by frame within a mask.
+        points: None draws them. Or the final points ``[N T, P, 2]``, (x, y) in [0, 1]; or ``(candidates
+            [N T, int(oversample P), 2], uniform [N T, P - int(importance P), 2])`` among which the choice is made
+            here. Rows follow each other frame by frame within a mask.
         generator: of the random points, on the device of ``logits``.
         impl: ``"native"`` or ``"reference"``; None chooses for the device.
 
     Returns:
-        Two scalars of the dtype of ``logits``, differentiable in ``logits``; exactly 0 where no row is kept.
+        Two scalars, float32, or float64 where ``logits`` are, differentiable in ``logits``; exactly 0 where no row is
+        kept.
 
     Raises:
         TypeError: ``target`` or ``keep`` of another dtype.
@@ -63,42 +65,96 @@ def temporal_drop_loss(
             "s2d::temporal_drop_loss: expected num_points > 0, oversample >= 1 and importance in [0, 1], "
             f"got {num_points}, {oversample} and {importance}"
         )
-    masks = _dense(target)
-    if masks.dim() != 4 or masks.shape[:2] != logits.shape[:2]:
+    bits = as_bits(target, "target", "temporal_drop_loss", impl)
+    if len(bits.shape) != 4 or bits.shape[:2] != logits.shape[:2] or 0 in (*logits.shape[2:], *bits.shape[2:]):
         raise ValueError(
-            f"s2d::temporal_drop_loss: expected target [{logits.shape[0]}, {logits.shape[1]}, H, W], "
-            f"got {list(masks.shape)}"
+            f"s2d::temporal_drop_loss: expected target [{logits.shape[0]}, {logits.shape[1]}, H, W] "
+            f"and H, W, h, w > 0, got {list(bits.shape)} for logits {list(logits.shape)}"
         )
     if keep is None:
-        keep = masks.flatten(2).any(2)
+        keep = bits.words.flatten(2).ne(0).any(2)
     if keep.dtype != torch.bool:
         raise TypeError(f"s2d::temporal_drop_loss: expected keep bool [N, T], got {keep.dtype}")
     if keep.shape != logits.shape[:2]:
         raise ValueError(f"s2d::temporal_drop_loss: expected keep {list(logits.shape[:2])}, got {list(keep.shape)}")
-    _check_points(points, keep, num_points, int(oversample * num_points), int(importance * num_points))
-    ROOM.choose(logits.device, impl)
-    return reference.temporal_drop_loss(logits, masks, keep, num_points, oversample, importance, points, generator)
+    chosen, candidates = int(importance * num_points), int(oversample * num_points)
+    _check_points(points, keep.numel(), (num_points, candidates, chosen))
+    # A tensor, so that drawing on a GPU waits for nothing.
+    seed = torch.randint(2**63 - 1, (), generator=generator, device=logits.device)
+    if ROOM.choose(logits.device, impl) == "reference":
+        masks = unpack_masks(bits, impl="reference")
+        return reference.temporal_drop_loss(logits, masks, keep, seed, points, num_points, candidates, chosen)
+    given_candidates, given_uniform = (None, points) if points is None or isinstance(points, Tensor) else points
+    if isinstance(points, Tensor):
+        candidates, chosen = 0, 0
+    wide = torch.promote_types(logits.dtype, torch.float32)
+    bce, dice, _ = torch.ops.s2d.temporal_drop_loss(
+        logits,
+        bits.words,
+        bits.width,
+        keep,
+        seed,
+        None if given_candidates is None else given_candidates.detach().to(wide),
+        None if given_uniform is None else given_uniform.detach().to(wide),
+        num_points,
+        candidates,
+        chosen,
+        torch.is_grad_enabled() and logits.requires_grad,
+    )
+    return bce, dice
 
 
-def _dense(target: BitMasks | Tensor) -> Tensor:
-    if isinstance(target, Tensor) and target.dtype in (torch.bool, torch.uint8):
-        return target != 0
-    return unpack_masks(as_bits(target, "target", "temporal_drop_loss"))
-
-
-def _check_points(
-    points: Tensor | tuple[Tensor, Tensor] | None, keep: Tensor, final: int, candidates: int, chosen: int
-) -> None:
+def _check_points(points: Tensor | tuple[Tensor, Tensor] | None, rows: int, counts: tuple[int, int, int]) -> None:
     if points is None:
         return
-    given = (points,) if isinstance(points, Tensor) else tuple(points)
-    counts = (final,) if isinstance(points, Tensor) else (candidates, final - chosen)
-    rows = {keep.numel(), int(keep.sum())}
-    shapes = [list(p.shape) for p in given]
-    if len(given) != len(counts) or any(
-        len(shape) != 3 or shape[0] not in rows or shape[1:] != [count, 2]
-        for shape, count in zip(shapes, counts, strict=False)
-    ):
-        wanted = " and ".join(f"[R, {count}, 2]" for count in counts)
-        allowed = " or ".join(str(r) for r in sorted(rows))
-        raise ValueError(f"s2d::temporal_drop_loss: expected points {wanted} with R = {allowed}, got {shapes}")
+    final, candidates, chosen = counts
+    given, wanted = ((points,), (final,)) if isinstance(points, Tensor) else (points, (candidates, final - chosen))
+    shapes = [list(part.shape) for part in given]
+    if shapes != [[rows, count, 2] for count in wanted]:
+        expected = " and ".join(f"[{rows}, {count}, 2]" for count in wanted)
+        raise ValueError(f"s2d::temporal_drop_loss: expected points {expected}, got {shapes}")
+
+
+@_native.fake("temporal_drop_loss")
+def _(
+    logits: Tensor,
+    words: Tensor,
+    width: int,
+    keep: Tensor,
+    seed: Tensor,
+    candidates: Tensor | None,
+    uniform: Tensor | None,
+    num_points: int,
+    num_candidates: int,
+    chosen: int,
+    gradient: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    wide = torch.promote_types(logits.dtype, torch.float32)
+    bce, dice = (logits.new_empty((), dtype=wide) for _ in range(2))
+    return bce, dice, logits.new_empty((2, *logits.shape) if gradient else (0,), dtype=wide)
+
+
+@_native.fake("temporal_drop_loss_backward")
+def _(grad_bce: Tensor, grad_dice: Tensor, gradients: Tensor, logits: Tensor) -> Tensor:
+    return logits.new_empty(logits.shape)
+
+
+def _save(ctx: torch.autograd.function.FunctionCtx, inputs: tuple, output: tuple[Tensor, ...]) -> None:
+    ctx.save_for_backward(output[2], inputs[0])
+    ctx.mark_non_differentiable(output[2])
+
+
+def _backward(ctx: torch.autograd.function.FunctionCtx, grad_bce: Tensor, grad_dice: Tensor, _: Tensor) -> tuple:
+    gradients, logits = ctx.saved_tensors
+    return torch.ops.s2d.temporal_drop_loss_backward(grad_bce, grad_dice, gradients, logits), *[None] * 10
+
+
+def _refuse_second(ctx: torch.autograd.function.FunctionCtx, *_: Tensor) -> None:
+    raise RuntimeError(
+        "s2d::temporal_drop_loss: expected one backward pass, got a second derivative; impl='reference' has it"
+    )
+
+
+if _native.missing("cpu") is None:
+    torch.library.register_autograd("s2d::temporal_drop_loss", _backward, setup_context=_save)
+    torch.library.register_autograd("s2d::temporal_drop_loss_backward", _refuse_second)

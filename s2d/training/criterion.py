@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from s2d.data.clips import ClipTargets
-from s2d.ops import temporal_drop_loss
+from s2d.ops import BitMasks, temporal_drop_loss
 from s2d.training.matcher import match
 from s2d.training.settings import LossSettings
 
@@ -48,7 +48,7 @@ def clip_losses(
             losses[f"{prefix}loss_ce"] = _class_loss(head["pred_logits"], pairs, settings.no_object)
         bce, dice = temporal_drop_loss(
             torch.cat([head["pred_masks"][b, queries] for b, (queries, _) in enumerate(pairs)]),
-            torch.cat([targets[b].masks[chosen] for b, (_, chosen) in enumerate(pairs)]),
+            _matched_bits(targets, pairs),
             torch.cat([targets[b].keep[chosen] for b, (_, chosen) in enumerate(pairs)]),
             settings.num_points,
             settings.oversample,
@@ -57,6 +57,11 @@ def clip_losses(
         )
         losses[f"{prefix}loss_mask{suffix}"], losses[f"{prefix}loss_dice{suffix}"] = bce / number, dice / number
     return losses
+
+
+def _matched_bits(targets: Sequence[ClipTargets], pairs: list[tuple[Tensor, Tensor]]) -> BitMasks:
+    words = [target.bits.words[chosen] for target, (_, chosen) in zip(targets, pairs, strict=True)]
+    return BitMasks(torch.cat(words), targets[0].bits.width)
 
 
 def weighted_sum(losses: dict[str, Tensor], settings: LossSettings) -> Tensor:

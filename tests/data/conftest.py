@@ -38,6 +38,7 @@ def encode(tmp_path: Path) -> Callable[..., Path]:
         rotation: int | None = None,
         container_options: dict[str, str] | None = None,
         pixel_format: str = "yuv420p",
+        colorspace: int | None = None,
     ) -> Path:
         path = tmp_path / name
         images = pictures(frames, size) if isinstance(frames, int) else frames
@@ -45,12 +46,17 @@ def encode(tmp_path: Path) -> Callable[..., Path]:
             stream = container.add_stream(codec, rate=rate, options=options or {})
             stream.height, stream.width = size
             stream.pix_fmt = pixel_format
+            if colorspace is not None:
+                stream.codec_context.colorspace = colorspace
             if clock is not None:
                 stream.codec_context.time_base = clock
             if rotation is not None:
                 stream.set_display_rotation(rotation)
             for index, image in enumerate(images):
                 frame = av.VideoFrame.from_ndarray(image, "rgb24")
+                if colorspace is not None:
+                    frame = frame.reformat(format=pixel_format, dst_colorspace=colorspace)
+                    frame.colorspace = colorspace
                 if times is not None:
                     frame.pts, frame.time_base = times[index], clock
                 container.mux(stream.encode(frame))

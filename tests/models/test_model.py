@@ -11,6 +11,7 @@ from s2d.errors import InputError
 from s2d.models import ModelConfig, VideoMask2Former
 from s2d.models.inference import best_queries, input_size, upsample_masks
 from s2d.models.video_mask2former import padded_size
+from s2d.ops.masked_attention import ROOM as MASKED_ATTENTION
 
 SMALL = ModelConfig(
     depth=10,
@@ -110,12 +111,51 @@ def test_same_seed_same_numbers():
     assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
 
 
-def test_half_precision_of_the_backbone_runs():
-    model = build().eval()
-    clip = clip_of(1, 2, 3, 32, 64)
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+@pytest.mark.parametrize(("dtype", "error"), [(torch.bfloat16, 3e-2), (torch.float16, 1e-2)])
+def test_autocast(dtype, error):
+    model, clip = build().eval(), clip_of(1, 2, 3, 64, 64)
+    wanted = model(clip)["pred_masks"]
+    with torch.autocast("cpu", dtype):
         half = model(clip)["pred_masks"]
-    assert half.isfinite().all()
+    assert (half - wanted).abs().max() < error * wanted.abs().max()
+    half.float().mean().backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize(("dtype", "error"), [(torch.float64, 1e-5), (torch.bfloat16, 1e-1), (torch.float16, 2e-2)])
+def test_a_whole_model_of_another_dtype(dtype, error):
+    model, clip = build().eval(), clip_of(1, 2, 3, 64, 64)
+    with torch.no_grad():
+        wanted = model(clip)["pred_masks"]
+        found = model.to(dtype)(clip)["pred_masks"]
+    assert found.dtype == dtype
+    assert (found - wanted).abs().max() < error * wanted.abs().max()
+
+
+def test_a_compiled_model_gives_the_same():
+    model, clip = build(decoder_layers=1), clip_of(1, 2, 3, 64, 64)
+    torch._dynamo.reset()
+    wanted, found = model(clip), torch.compile(model, backend="eager")(clip)
+    heads = zip([wanted, *wanted["aux_outputs"]], [found, *found["aux_outputs"]], strict=True)
+    for theirs, ours in heads:
+        for name in ("pred_logits", "pred_masks"):
+            torch.testing.assert_close(ours[name], theirs[name])
+
+
+def test_attention_compiles_whole():
+    model = build()
+    torch._dynamo.reset()
+    decoder, features = model.sem_seg_head.pixel_decoder, model.backbone(torch.randn(1, 3, 64, 64))
+    mask_features, levels = torch.compile(decoder, backend="aot_eager", fullgraph=True)(features)
+    wanted_features, wanted_levels = decoder(features)
+    for found, wanted in zip([mask_features, *levels], [wanted_features, *wanted_levels], strict=True):
+        torch.testing.assert_close(found, wanted)
+    if "cpu" not in MASKED_ATTENTION.kernels:
+        pytest.skip("masked_attention has no kernel yet, and its definition branches on what the keys hold")
+    clip = clip_of(1, 2, 3, 64, 64)
+    torch.testing.assert_close(
+        torch.compile(model, backend="aot_eager", fullgraph=True)(clip)["pred_masks"], model(clip)["pred_masks"]
+    )
 
 
 def test_masks_come_back_to_the_size_of_the_source():

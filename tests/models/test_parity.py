@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-
 import numpy as np
 import pytest
 import torch
@@ -12,17 +10,12 @@ from s2d.models import ModelConfig, load_checkpoint
 from s2d.models.inference import best_queries, binary_masks
 from s2d.models.position import sine_2d, sine_3d
 from s2d.ops import attention_mask, mask_nms, unpack_masks
+from s2d.testing import official
 
 # What float32 costs against float64, on our side and on theirs.
 FEATURES, MASKS, LOGITS = 4e-5, 1e-4, 4e-5
-
-
-@pytest.fixture(scope="module")
-def deterministic(test_data):
-    spec = importlib.util.spec_from_file_location("deterministic", test_data / "parity" / "deterministic.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+# Sampling positions and the choice of points are not smooth: gradients bear less than values do.
+GRADIENT_NORM, GRADIENT_PROJECTION = 5e-4, 5e-3
 
 
 @pytest.fixture(scope="module")
@@ -39,14 +32,17 @@ def names(test_data):
 
 
 @pytest.fixture(scope="module")
-def files(deterministic, names, tmp_path_factory):
-    """A plain and a distillation checkpoint with the deterministic weights."""
+def files(names, tmp_path_factory):
+    """A plain and a distillation checkpoint with the deterministic weights, every official name in them."""
     folder = tmp_path_factory.mktemp("parity")
-    layouts = {"plain": [], "distillation": []}
+    layouts = {"plain": {}, "distillation": {}}
     for name, shape in names:
-        layouts["distillation" if name.startswith(("student", "teacher")) else "plain"].append((name, shape))
-    for layout, rows in layouts.items():
-        state = deterministic.det_state_dict({name: torch.empty(shape) for name, shape in rows})
+        layout = "distillation" if name.startswith(("student", "teacher")) or layouts["distillation"] else "plain"
+        half, _, rest = name.partition(".")
+        whole = rest.replace("0.", "backbone.", 1) if rest.startswith("0.") else rest.replace("1.", "sem_seg_head.", 1)
+        template = {whole if half in ("student", "teacher") else name: torch.empty(shape)}
+        (layouts[layout][name],) = official.weights(template, teacher=half == "teacher").values()
+    for layout, state in layouts.items():
         torch.save({"model": state, "iteration": 7, "trainer": {"iteration": 7}}, folder / f"{layout}.pth")
     return folder
 
@@ -58,8 +54,8 @@ def model(files):
 
 
 @pytest.fixture(scope="module")
-def clip(deterministic, stored):
-    clip = torch.stack(deterministic.det_clip(3, 96, 128))[None]
+def clip(stored):
+    clip = official.clip()[None]
     assert torch.equal(clip[0].to(torch.uint8), stored["clip_uint8"].view(clip[0].shape))
     return clip
 
@@ -79,8 +75,9 @@ def assert_near(found, wanted, tolerance):
 
 
 def test_names_and_shapes_are_the_official_ones(names, model):
-    official = {name: shape for name, shape in names if name.startswith(("backbone.", "sem_seg_head."))}
-    assert {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()} == official
+    wanted = {name: shape for name, shape in names if name.startswith(("backbone.", "sem_seg_head."))}
+    assert {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()} == wanted
+    assert not model.load_report
     assert sum(parameter.numel() for parameter in model.parameters()) == 43_949_954
 
 
@@ -156,17 +153,46 @@ def test_position_encodings(stored):
     assert_near(sine_3d(3, 6, 8, 256).permute(0, 3, 1, 2)[None], wanted, 1e-6)
 
 
-@pytest.mark.parametrize(
-    ("nms", "threshold", "size"), [(False, 0.75, (96, 128)), (True, 0.75, (96, 128)), (True, 0.82, (135, 180))]
-)
-def test_inference_of_the_exported_teacher(files, clip, stored, nms, threshold, size):
+def test_gradients_of_every_parameter(training_step, stored):
+    wanted = stored["train_B2"]
+    assert_near(training_step.logits, wanted["pred_logits"], LOGITS)
+    for name, loss in wanted["losses"].items():
+        assert training_step.losses[name] == pytest.approx(loss, rel=2e-5), name
+    assert training_step.total == pytest.approx(wanted["total"], rel=1e-5)
+    gradients = wanted["grads(norm, dot randn(crc32('grad/'+key)))"]
+    assert gradients.keys() == training_step.gradients.keys()
+    for name, (norm, projection) in gradients.items():
+        gradient = training_step.gradients[name].double()
+        assert gradient.norm().item() == pytest.approx(norm, rel=GRADIENT_NORM), name
+        found = (gradient * official.random_like(f"grad/{name}", gradient.shape)).sum().item()
+        assert found == pytest.approx(projection, abs=GRADIENT_PROJECTION * norm), name
+
+
+@pytest.fixture(scope="module")
+def teacher(files):
     teacher = load_checkpoint(files / "distillation.pth")
+    assert not teacher.load_report
+    return teacher
+
+
+@pytest.mark.parametrize(
+    ("case", "inner", "outer", "nms"),
+    [
+        ((False, 0.75, (96, 128)), (96, 128), (96, 128), None),
+        ((True, 0.75, (96, 128)), (96, 128), (96, 128), 0.75),
+        ((True, 0.82, (96, 128)), (96, 128), (96, 128), 0.82),
+        ((True, 0.82, (135, 180)), (96, 128), (135, 180), 0.82),
+        ("crop_90x100_to_180x200_nms0.82", (90, 100), (180, 200), 0.82),
+    ],
+)
+def test_inference_of_the_exported_teacher(teacher, clip, stored, case, inner, outer, nms):
+    """With and without NMS, padded and cropped back, and at another size than that of the frames."""
     with torch.no_grad():
-        output = teacher(clip)
+        output = teacher(clip[..., : inner[0], : inner[1]])
     scores, queries = best_queries(output["pred_logits"][0], 50)
-    bits = binary_masks(output["pred_masks"][0, queries], (96, 128), size)
-    kept = mask_nms(bits, scores, threshold) if nms else torch.arange(50)
-    wanted = stored["inference_teacher"][nms, threshold, size]
+    bits = binary_masks(output["pred_masks"][0, queries], inner, outer)
+    kept = torch.arange(50) if nms is None else mask_nms(bits, scores, nms)
+    wanted = stored["inference_teacher"][case]
     torch.testing.assert_close(scores[kept], torch.tensor(wanted["scores"]), atol=LOGITS, rtol=0)
     packed, shape = wanted["masks"]
     masks = torch.from_numpy(np.unpackbits(packed.numpy()))[: torch.Size(shape).numel()].view(shape)

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import math
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
 
-from s2d.ops import pack_masks, temporal_drop_loss
-from s2d.ops.reference.temporal_drop_loss import sample, uncertain
-from s2d.testing.cases.temporal_drop_loss import CASES, make
+from s2d.ops import BitMasks, pack_masks, temporal_drop_loss
+from s2d.ops.reference.temporal_drop_loss import CANDIDATES, draw_points, sample, uncertain
+from s2d.testing.cases.temporal_drop_loss import CASES, Case, make
+from s2d.testing.numeric import assert_within_budget
+
+pytestmark = pytest.mark.usefixtures("nan_memory")
+
+DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 
 
 def bilinear(image: list[list[float]], x: float, y: float) -> float:
@@ -47,6 +55,126 @@ def test_equals_the_formula(case):
     bce, dice = temporal_drop_loss(logits, target, keep, points.shape[1], points=points)
     expected = by_hand(logits, target, keep, points)
     torch.testing.assert_close(torch.stack([bce, dice]), torch.tensor(expected, dtype=torch.float64))
+
+
+def losses_and_gradient(logits, target, keep, num_points, **options):
+    leaf = logits.detach().clone().requires_grad_()
+    bce, dice = temporal_drop_loss(leaf, target, keep, num_points, **options)
+    (bce + 2 * dice).backward()
+    return torch.stack([bce, dice]).detach(), leaf.grad
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype).removeprefix("torch."))
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_equals_the_definition_at_given_points(case, dtype, device):
+    logits, target, keep = (part.to(device) for part in make(case))
+    logits = logits.to(dtype)
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    points = torch.rand(keep.numel(), case.num_points, 2, dtype=wide).to(device)
+    losses, gradient = losses_and_gradient(logits, target, keep, case.num_points, points=points)
+    assert losses.dtype == wide
+    assert gradient.dtype == dtype
+
+    def definition(logits, points, part):
+        found = losses_and_gradient(logits, target, keep, case.num_points, points=points, impl="reference")
+        return found[part].cpu()
+
+    if dtype == torch.float64:  # nothing is more exact
+        torch.testing.assert_close(losses.cpu(), definition(logits, points, 0))
+        torch.testing.assert_close(gradient.cpu(), definition(logits, points, 1))
+        return
+    for part, ours in enumerate((losses, gradient)):
+        assert_within_budget(ours.cpu(), lambda *x, part=part: definition(*x, part), logits, points, multiple=4)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_equals_the_definition_at_points_drawn_here(case, device):
+    """In float64 no two candidates are as uncertain as each other by rounding alone: the choice is the same."""
+    logits, target, keep = (part.to(device) for part in make(case, dtype=torch.float64))
+    ours, wanted = (
+        losses_and_gradient(
+            logits,
+            target,
+            keep,
+            case.num_points,
+            generator=torch.Generator(device=logits.device).manual_seed(7),
+            impl=impl,
+        )
+        for impl in ("native", "reference")
+    )
+    for a, b in zip(ours, wanted, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_equals_the_definition_for_any_share_of_uncertain_points(device):
+    logits, target, keep = (part.to(device) for part in make(CASES[1], dtype=torch.float64))
+    for oversample, importance in ((1.0, 1.0), (1.0, 0.3), (2.6, 0.0), (5.0, 0.99)):
+        ours, wanted = (
+            losses_and_gradient(
+                logits,
+                target,
+                keep,
+                301,
+                oversample=oversample,
+                importance=importance,
+                generator=torch.Generator(device=logits.device).manual_seed(8),
+                impl=impl,
+            )
+            for impl in ("native", "reference")
+        )
+        for a, b in zip(ours, wanted, strict=True):
+            torch.testing.assert_close(a, b)
+
+
+def test_of_equal_candidates_the_first_are_chosen_and_nan_before_all(device):
+    logits, target, keep = (part.to(device) for part in make(CASES[4], dtype=torch.float64))
+    logits = logits.relu()  # plains of 0: what is read there is 0 whatever the weights round to
+    points = tuple(torch.rand(4, n, 2, dtype=torch.float64).to(device) for n in (768, 64))
+    ours, wanted = (
+        losses_and_gradient(logits, target, keep, 256, points=points, impl=impl) for impl in ("native", "reference")
+    )
+    for a, b in zip(ours, wanted, strict=True):
+        torch.testing.assert_close(a, b)
+    logits[0, 0, 5, 5] = torch.nan
+    for impl in ("native", "reference"):
+        assert losses_and_gradient(logits, target, keep, 256, points=points, impl=impl)[0].isnan().all()
+
+
+def test_drawn_points_fill_the_square_evenly():
+    points = draw_points(torch.tensor(2**40 + 5), 3, 4001, CANDIDATES)
+    assert points.shape == (3, 4001, 2)
+    assert ((points >= 0) & (points < 1)).all()
+    counts = torch.histogramdd(points.flatten(0, 1), bins=[8, 8], range=[0.0, 1.0, 0.0, 1.0]).hist
+    expected = 3 * 4001 / 64
+    # Chi-squared of 63 degrees of freedom: 99.9 % lie under 104.
+    assert ((counts - expected) ** 2 / expected).sum() < 104
+    assert len(points.flatten(0, 1).unique(dim=0)) > 3 * 4001 - 3
+
+
+def test_drawn_points_are_those_of_philox():
+    """Philox4x32-10's own known answers: counter and key all zeros, and all ones."""
+    seed = torch.tensor(0)
+    x, y = draw_points(seed, 1, 1, 0)[0, 0].tolist()
+    assert (x, y) == ((0x6627E8D5 >> 8) * 2**-24, (0xE169C58D >> 8) * 2**-24)
+
+
+def test_points_on_the_border_outside_and_nowhere(device):
+    logits, target, _ = (part.to(device) for part in make(CASES[1]))
+    keep = torch.ones(3, 3, dtype=torch.bool, device=device)
+    at = torch.tensor([-9e4, -1.0, -0.06, 0.0, 1e-9, 0.03, 0.5, 0.97, 1.0 - 1e-7, 1.0, 1.06, 2.0, 7e5], device=device)
+    points = torch.cat([torch.stack(pair, 1) for pair in ((at, at), (at, at.flip(0)), (at, at * 0 + 0.4))])
+    points = points.expand(9, -1, -1).contiguous()
+    ours, wanted = (
+        losses_and_gradient(logits, target, keep, points.shape[1], points=points, impl=impl)
+        for impl in ("native", "reference")
+    )
+    for a, b in zip(ours, wanted, strict=True):
+        torch.testing.assert_close(a, b)
+    # What is not read does not count, even where it is not finite.
+    nowhere = torch.tensor([torch.nan, torch.inf, -torch.inf, -3e38], device=device)[:, None].expand(9, 4, 2)
+    losses, gradient = losses_and_gradient(torch.full_like(logits, torch.inf), target, keep, 4, points=nowhere)
+    assert losses.isfinite().all()
+    assert gradient.abs().max() == 0
 
 
 def test_bits_bytes_and_strided_targets_give_the_same():
@@ -100,11 +228,116 @@ def test_nothing_kept_is_exactly_zero_with_zero_gradient(index):
     assert logits.grad.abs().sum() == 0
 
 
-def test_gradient_is_that_of_the_formula():
-    logits, target, keep = make(CASES[1], dtype=torch.float64)
-    points = torch.rand(keep.numel(), 12, 2, dtype=torch.float64)
+@pytest.mark.parametrize("impl", ["native", "reference"])
+def test_gradient_is_that_of_the_formula(impl, device):
+    logits, target, keep = (part.to(device) for part in make(CASES[1], dtype=torch.float64))
+    points = torch.rand(keep.numel(), 12, 2, dtype=torch.float64).to(device)
     logits.requires_grad_()
-    assert torch.autograd.gradcheck(lambda x: temporal_drop_loss(x, target, keep, 12, points=points), logits)
+    assert torch.autograd.gradcheck(lambda x: temporal_drop_loss(x, target, keep, 12, points=points, impl=impl), logits)
+
+
+def test_each_loss_flows_back_alone_and_nothing_where_nothing_is_asked(device):
+    logits, target, keep = (part.to(device) for part in make(CASES[1], dtype=torch.float64))
+    points = torch.rand(keep.numel(), 12, 2, dtype=torch.float64).to(device)
+    for part in (0, 1):
+        gradients = []
+        for impl in ("native", "reference"):
+            leaf = logits.clone().requires_grad_()
+            temporal_drop_loss(leaf, target, keep, 12, points=points, impl=impl)[part].backward()
+            gradients.append(leaf.grad)
+        torch.testing.assert_close(*gradients)
+    with torch.no_grad():
+        assert not temporal_drop_loss(leaf, target, keep, 12, points=points)[0].requires_grad
+
+
+def test_a_second_derivative_is_refused(device):
+    logits, target, keep = (part.to(device) for part in make(CASES[1]))
+    logits.requires_grad_()
+    bce, _ = temporal_drop_loss(logits, target, keep, 40)
+    (slope,) = torch.autograd.grad(bce, logits, create_graph=True)
+    with pytest.raises(
+        RuntimeError, match="s2d::temporal_drop_loss: expected one backward pass, got a second derivative"
+    ):
+        slope.square().sum().backward()
+
+
+def test_operators_are_registered_properly(device):
+    logits, target, keep = (part.to(device) for part in make(Case("few", 2, 2, (4, 5), (6, 9), 12)))
+    bits, seed = pack_masks(target), torch.tensor(3, device=device)
+    for dtype, gradient in ((torch.float32, True), (torch.bfloat16, False)):
+        leaf = logits.detach().to(dtype).requires_grad_(gradient)
+        inputs = (leaf, bits.words, bits.width, keep, seed, None, None, 12, 36, 9, gradient)
+        torch.library.opcheck(torch.ops.s2d.temporal_drop_loss.default, inputs)
+
+
+def test_compiles_without_a_break(device):
+    logits, target, keep = (part.to(device) for part in make(CASES[1]))
+    points = torch.rand(keep.numel(), 40, 2).to(device)
+
+    def total(x):
+        return sum(temporal_drop_loss(x, target, keep, 40, points=points))
+
+    compiled = torch.compile(total, fullgraph=True, backend="aot_eager")
+    leaves = [logits.clone().requires_grad_() for _ in range(2)]
+    results = [call(leaf) for call, leaf in zip((compiled, total), leaves, strict=True)]
+    for result in results:
+        result.backward()
+    assert torch.equal(*results)
+    assert torch.equal(*(leaf.grad for leaf in leaves))
+
+
+def test_any_strides(device):
+    logits, target, keep = (part.to(device) for part in make(CASES[1]))
+    points = torch.rand(keep.numel(), 20, 2).to(device)
+    wanted = losses_and_gradient(logits, target, keep, 20, points=points)
+    words = pack_masks(target).words
+    strided = [
+        logits.transpose(0, 2).contiguous().transpose(0, 2),
+        BitMasks(words.transpose(0, 2).contiguous().transpose(0, 2), target.shape[-1]),
+        keep.T.contiguous().T,
+    ]
+    turned = points.transpose(0, 1).contiguous().transpose(0, 1)
+    for a, b in zip(losses_and_gradient(*strided, 20, points=turned), wanted, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_runs_are_equal_and_threads_change_nothing():
+    logits, target, keep = make(Case("many", 6, 5, (24, 32), (48, 64), 9000))
+    threads = torch.get_num_threads()
+    try:
+        results = []
+        for number in (1, 2, 5):
+            torch.set_num_threads(number)
+            generator = torch.Generator().manual_seed(1)
+            results.append(losses_and_gradient(logits, target, keep, 9000, generator=generator))
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(a, b) for other in results[1:] for a, b in zip(other, results[0], strict=True))
+
+
+@pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512"])
+def test_every_instruction_set_gives_the_same_digits(isa):
+    code = (
+        "import torch\n"
+        "from s2d.ops import temporal_drop_loss\n"
+        "from s2d.testing.cases.temporal_drop_loss import CASES, make\n"
+        "generator = torch.Generator().manual_seed(2)\n"
+        "logits, target, keep = make(CASES[4])\n"
+        "losses = temporal_drop_loss(logits.requires_grad_(), target, keep, 1000, generator=generator)\n"
+        "sum(losses).backward()\n"
+        "print([x.item() for x in losses], logits.grad.double().abs().sum().item())\n"
+    )
+    run = [
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "S2D_CPU_ISA": name},
+            check=True,
+            timeout=120,
+            capture_output=True,
+        ).stdout
+        for name in (isa, "")
+    ]
+    assert run[0] == run[1]
 
 
 def test_the_most_uncertain_candidates_are_chosen():
@@ -116,14 +349,7 @@ def test_the_most_uncertain_candidates_are_chosen():
     assert torch.equal(picked.sort(1).values, size.sort(1).values[:, :192])
     final = torch.cat([chosen, uniform], dim=1)
     wanted = temporal_drop_loss(logits, target, keep, 256, points=final)
-    assert temporal_drop_loss(logits, target, keep, 256, points=(candidates, uniform)) == wanted
-
-
-def test_points_of_the_kept_rows_alone_are_the_same_as_points_of_all():
-    logits, target, keep = make(CASES[1])
-    points = torch.rand(keep.numel(), 10, 2)
-    wanted = temporal_drop_loss(logits, target, keep, 10, points=points)
-    assert temporal_drop_loss(logits, target, keep, 10, points=points[keep.flatten()]) == wanted
+    torch.testing.assert_close(temporal_drop_loss(logits, target, keep, 256, points=(candidates, uniform)), wanted)
 
 
 def test_the_generator_decides_the_points():
@@ -144,9 +370,14 @@ def test_the_generator_decides_the_points():
         ({"target": torch.zeros(2, 3, 8, 8, dtype=torch.bool)}, ValueError, r"target \[2, 2, H, W\]"),
         ({"num_points": 0}, ValueError, "num_points > 0"),
         ({"oversample": 0.5}, ValueError, "oversample >= 1"),
-        ({"points": torch.rand(3, 16, 2)}, ValueError, r"points \[R, 16, 2\] with R = 4"),
-        ({"points": (torch.rand(4, 48, 2), torch.rand(4, 5, 2))}, ValueError, r"\[R, 48, 2\] and \[R, 4, 2\]"),
-        ({"impl": "native"}, RuntimeError, "reference-only"),
+        ({"points": torch.rand(3, 16, 2)}, ValueError, r"points \[4, 16, 2\], got \[\[3, 16, 2\]\]"),
+        ({"points": (torch.rand(4, 48, 2), torch.rand(4, 5, 2))}, ValueError, r"\[4, 48, 2\] and \[4, 4, 2\]"),
+        (
+            {"logits": torch.zeros(2, 2, 0, 8)},
+            ValueError,
+            r"H, W, h, w > 0, got \[2, 2, 8, 8\] for logits \[2, 2, 0, 8\]",
+        ),
+        ({"impl": "fast"}, ValueError, "native, reference, got 'fast'"),
     ],
 )
 def test_what_is_refused(change, error, words):
@@ -158,3 +389,24 @@ def test_what_is_refused(change, error, words):
     }
     with pytest.raises(error, match=words):
         temporal_drop_loss(**{**arguments, **change})
+
+
+def test_the_operator_itself_refuses_what_it_cannot_read():
+    logits, target, keep = make(CASES[4])
+    words, width, seed = pack_masks(target).words, target.shape[-1], torch.tensor(1)
+    numbers = (16, 48, 12, False)
+    for inputs, expected in (
+        ((logits[0], words, width, keep, seed, None, None, *numbers), r"logits \[N, T, h, w\]"),
+        ((logits, words[:, 1:], width, keep, seed, None, None, *numbers), "words int64"),
+        ((logits, words, width + 64, keep, seed, None, None, *numbers), "words int64"),
+        ((logits, words, width, keep.int(), seed, None, None, *numbers), "keep bool"),
+        ((logits, words, width, keep, seed, None, None, 16, 8, 12, False), "chosen"),
+        ((logits, words, width, keep, seed, torch.rand(3, 48, 2), None, *numbers), r"points \[N T, P, 2\]"),
+        ((logits, words, width, keep, seed, torch.rand(4, 48, 2).double(), None, *numbers), "points float32"),
+        (
+            (logits.int(), words, width, keep, seed, None, None, *numbers),
+            "logits float16, bfloat16, float32 or float64",
+        ),
+    ):
+        with pytest.raises(RuntimeError, match=f"s2d::temporal_drop_loss: expected .*{expected}"):
+            torch.ops.s2d.temporal_drop_loss(*inputs)

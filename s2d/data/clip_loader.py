@@ -1,0 +1,199 @@
+"""Batches of training clips from a dataset: one iterator whoever decodes, the same order on any number of processes."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from s2d.data import dali
+from s2d.data.clip_maker import Clip, ClipMaker
+from s2d.data.clip_plan import LoaderSettings
+from s2d.data.clips import ClipTargets
+from s2d.data.datasets.sample import Sample
+from s2d.data.workers import Workers
+from s2d.errors import InputError
+
+
+@dataclass(frozen=True, eq=False)
+class ClipBatch:
+    """What a step of training sees.
+
+    Attributes:
+        frames: float32 ``[B, T, 3, H, W]`` on the loader's device.
+        targets: the instances of each clip that have a pixel in it; none where the dataset has no masks.
+        names: of the videos.
+        times: int64 ``[B, T]``, CPU: the frames' numbers in their videos.
+    """
+
+    frames: Tensor
+    targets: list[ClipTargets]
+    names: list[str]
+    times: Tensor
+
+
+class ClipLoader:
+    """Iterating yields the batches of an epoch, or what is left of it after `load_state_dict`; again, of the next.
+
+    Everything is drawn from (seed, epoch, place in the epoch), so that the clips are the same whatever decodes them and
+    however many processes share an epoch: B clips on each of W processes are those of W * B clips on one. An epoch that
+    does not fill its last batch goes on with its first videos.
+
+    Attributes:
+        epoch: the present one, from 0.
+        step: batches of it that were handed out.
+        decoded: how many clips each decoder made.
+        reasons: why PyAV took clips that DALI was asked for, and how many.
+        skipped: what could not be read, and how often it was drawn.
+    """
+
+    def __init__(
+        self,
+        dataset: Sequence[Sample],
+        settings: LoaderSettings,
+        *,
+        device: str | torch.device = "cpu",
+        seed: int = 0,
+        rank: int = 0,
+        world: int = 1,
+        clips_per_video: int = 1,
+        workers: int = 2,
+        prefetch: int = 2,
+    ) -> None:
+        """
+        Args:
+            dataset: videos, as `s2d.data.datasets.open_dataset` gives them.
+            settings: see `LoaderSettings`.
+            device: of the tensors; on ``cuda`` DALI decodes there.
+            seed: of everything drawn.
+            rank: number of this process among ``world``.
+            world: processes that share each epoch.
+            clips_per_video: clips of every video in an epoch.
+            workers: threads that open, decode and transform.
+            prefetch: batches made ahead.
+
+        Raises:
+            InputError: no video; or the decoder is ``"dali"``, which is not installed.
+        """
+        if len(dataset) == 0:
+            raise InputError("expected a dataset with at least one video, got none")
+        if not 0 <= rank < world:
+            raise ValueError(f"s2d::ClipLoader: expected 0 <= rank < world, got rank {rank} of {world}")
+        if settings.decoder == "dali" and (absent := dali.missing()) is not None:
+            raise InputError(f"expected a decoder that is there, got 'dali': {absent}")
+        clips = len(dataset) * clips_per_video
+        self._maker = ClipMaker(dataset, settings, torch.device(device), seed=seed, clips=clips, threads=workers)
+        self._settings, self._rank, self._world = settings, rank, world
+        self._workers, self._prefetch = workers, max(1, prefetch)
+        self._identity = {"seed": seed, "clips": clips, "clips_per_step": settings.batch * world}
+        self.epoch = self.step = 0
+        self.decoded: Counter[str] = Counter()
+        self.reasons: Counter[str] = Counter()
+        self.skipped: Counter[str] = Counter()
+
+    def __len__(self) -> int:
+        """Batches of an epoch."""
+        return -(-self._identity["clips"] // self._identity["clips_per_step"])
+
+    def summary(self) -> str:
+        """Who decoded how many clips and why, and what was skipped: a line each."""
+        lines = [f"clips decoded by {name}: {count:,}" for name, count in sorted(self.decoded.items())]
+        lines += [f"by PyAV: {count:,}: {reason}" for reason, count in self.reasons.most_common()]
+        return "\n".join(lines + [f"skipped: {count:,}: {message}" for message, count in self.skipped.most_common()])
+
+    def state_dict(self) -> dict[str, int]:
+        """Where the iteration stands: all that is needed to go on after the last batch that was handed out."""
+        return {**self._identity, "epoch": self.epoch, "step": self.step}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on from there, on as many processes as one likes if they share an equal number of clips a step.
+
+        Raises:
+            InputError: the state is of another seed, dataset or number of clips a step.
+        """
+        found = {name: state.get(name) for name in self._identity}
+        if found != self._identity:
+            raise InputError(f"expected the state of a loader with {self._identity}, got {found}")
+        self.epoch, self.step = state["epoch"], state["step"]
+
+    def __iter__(self) -> Iterator[ClipBatch]:
+        if self.step >= len(self):
+            self.epoch, self.step = self.epoch + 1, 0
+        made: queue.Queue = queue.Queue(maxsize=1)
+        stop = threading.Event()
+        producer = threading.Thread(
+            target=self._produce, args=(self.epoch, self.step, made, stop), name="s2d-clips", daemon=True
+        )
+        producer.start()
+        try:
+            while self.step < len(self):
+                clips = self._take(made)
+                self.step += 1
+                yield self._deliver(clips)
+        finally:
+            stop.set()
+
+    def _take(self, made: queue.Queue) -> list[Clip]:
+        """The next batch from the producer; whatever happened there is raised here."""
+        try:
+            found = made.get(timeout=self._settings.timeout)
+        except queue.Empty:
+            busy = ", ".join(sorted(set(dict(self._maker.busy).values()))) or "nothing"
+            raise InputError(
+                f"expected a batch within {self._settings.timeout:g} seconds, got none: still at work on {busy}"
+            ) from None
+        if isinstance(found, BaseException):
+            raise found
+        return found
+
+    def _deliver(self, clips: list[Clip]) -> ClipBatch:
+        for clip in clips:
+            self.decoded[clip.decoder] += 1
+            self.skipped.update(clip.skipped)
+            if clip.reason is not None:
+                self.reasons[clip.reason] += 1
+        return ClipBatch(
+            torch.stack([clip.frames for clip in clips]),
+            [clip.targets() for clip in clips],
+            [clip.sample.name for clip in clips],
+            torch.from_numpy(np.stack([clip.plan.times for clip in clips])),
+        )
+
+    def _produce(self, epoch: int, first: int, made: queue.Queue, stop: threading.Event) -> None:
+        """Make the batches of an epoch in order, ``prefetch`` of them ahead, until told to stop."""
+        workers = Workers(self._workers)
+        try:
+            coming: deque[list[Future[Clip]]] = deque()
+            numbers = iter(range(first, len(self)))
+            while not stop.is_set():
+                while len(coming) < self._prefetch and (number := next(numbers, None)) is not None:
+                    coming.append([workers.submit(self._maker.prepare, epoch, p) for p in self._places(number)])
+                if not coming:
+                    return
+                _put(made, self._maker.finish([future.result() for future in coming.popleft()]), stop)
+        except BaseException as error:  # raised where the batch is waited for
+            _put(made, error, stop)
+        finally:
+            workers.close()
+
+    def _places(self, number: int) -> range:
+        """Places in the epoch of this process's clips in a batch."""
+        clips = self._identity["clips_per_step"]
+        return range(number * clips + self._rank, (number + 1) * clips, self._world)
+
+
+def _put(made: queue.Queue, item: object, stop: threading.Event) -> None:
+    """Hand over, unless nobody waits any more."""
+    while not stop.is_set():
+        try:
+            made.put(item, timeout=0.1)
+            return
+        except queue.Full:
+            continue

@@ -1,0 +1,261 @@
+"""Clips decoded and transformed by NVIDIA DALI: on a GPU by NVDEC and nvJPEG (not run on a GPU yet), or on the CPU.
+
+The pipelines do what `s2d.data.clip_plan` does by torch. Video is handed over as a short piece from a key frame on
+(`s2d.data.video_cut`): DALI counts frames from the start of what it is given and, on a CPU, decodes all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from s2d.data.clip_plan import HALF, ClipPlan, LoaderSettings
+from s2d.data.image_folder import ImageFolder, check_size, ends_early, upright_size
+from s2d.data.video import Video
+from s2d.data.video_cut import cut_frames
+from s2d.data.video_file import Orientation, VideoFile
+from s2d.errors import InputError
+
+# FFmpeg's names. DALI is built without software decoders of other codecs.
+_CPU_CODECS = ("vp8", "vp9", "mjpeg")
+_GPU_CODECS = ("h264", "hevc", "vp8", "vp9", "av1", "mjpeg", "mpeg4")
+_CPU_PIXELS = ("yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv444p", "yuvj444p")
+_GPU_PIXELS = ("yuv420p", "yuvj420p")
+
+# Kr and Kb of the matrices of ISO/IEC 23091-2 that video names. DALI takes every file for BT.601 (5, 6; 2 names none).
+_BT601 = (0.299, 0.114)
+_MATRICES = {2: _BT601, 5: _BT601, 6: _BT601, 1: (0.2126, 0.0722), 9: (0.2627, 0.0593)}
+
+
+class DaliError(RuntimeError):
+    """DALI did not decode what it was given; its pipeline was built anew."""
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """One clip to decode.
+
+    Attributes:
+        encoded: one video, or the image of each frame: uint8 ``[bytes]`` each.
+        numbers: int32 ``[T]``: which frames of the video; empty for images.
+        plan: the crop, flip and colour; its colour includes what DALI's own matrix leaves to be done.
+        masks: uint8 ``[G, T, H, W]`` of 0 and 1.
+    """
+
+    encoded: tuple[np.ndarray, ...]
+    numbers: np.ndarray
+    plan: ClipPlan
+    masks: np.ndarray
+
+    @property
+    def images(self) -> bool:
+        return len(self.numbers) == 0
+
+
+def missing() -> str | None:
+    """Why DALI cannot be used here at all, or None."""
+    return None if find_spec("nvidia") and find_spec("nvidia.dali") else "DALI is not installed (the extra 'dali')"
+
+
+def refusal(video: Video, device: torch.device) -> str | None:
+    """Why DALI does not deliver the frames of this video as PyAV does, or None: the rule by which PyAV is taken."""
+    if (absent := missing()) is not None:
+        return absent
+    source, gpu = video.source, device.type == "cuda"
+    if isinstance(source, ImageFolder):
+        others = sorted({path.suffix.lower() for path in source.paths} - {".jpg", ".jpeg"})
+        return f"images are {', '.join(others)}, not JPEG" if others else None
+    if not isinstance(source, VideoFile):
+        return "the frames are in memory"
+    if source.codec not in (_GPU_CODECS if gpu else _CPU_CODECS):
+        return f"DALI has no decoder of {source.codec} on a {'GPU' if gpu else 'CPU'}"
+    if source.pixel_format not in (_GPU_PIXELS if gpu else _CPU_PIXELS):
+        return f"DALI is not known to read {source.pixel_format} exactly"
+    if source.matrix not in _MATRICES:
+        return f"DALI does not know colour matrix {source.matrix}"
+    if source.orientation != Orientation():
+        return "DALI ignores the rotation that the file asks for"
+    if source.index.hidden:
+        return "DALI shows frames that the file's edit list hides"
+    if source.index.times is None or source.index.cut or source.index.threads == 1:
+        return "the file is damaged or has no times"
+    return None
+
+
+def request(video: Video, plan: ClipPlan, masks: np.ndarray) -> Request | None:
+    """The bytes of a clip of a video that `refusal` lets pass; None where no key frame is a clean start for it.
+
+    Raises:
+        InputError: an image is missing, ends early or has another size than the first of its video.
+    """
+    source = video.source
+    if isinstance(source, ImageFolder):
+        images = tuple(_read(source.paths[t], source.size) for t in plan.times)
+        return Request(images, np.zeros(0, np.int32), plan, masks)
+    piece = cut_frames(source.path, source.stream, source.index, int(plan.times[0]), int(plan.times[-1]))
+    if piece is None:
+        return None
+    encoded, origin = piece
+    fixed = plan.color.copy()
+    fixed[:, :3] = plan.color[:, :3] @ _from_bt601(source.matrix)
+    plan = ClipPlan(plan.times, plan.corner, plan.extent, plan.mirrored, fixed)
+    return Request((encoded,), (plan.times - origin).astype(np.int32), plan, masks)
+
+
+def _read(path: Path, size: tuple[int, int]) -> np.ndarray:
+    check_size(path, upright_size(path), size)
+    try:
+        # DALI fills what is missing of an image with grey.
+        if ends_early(path):
+            raise InputError(f"expected an image in {path}, got a file that ends early")
+        return np.fromfile(path, dtype=np.uint8)
+    except OSError as error:
+        raise InputError(f"expected an image in {path}, got: {(error.strerror or str(error)).lower()}") from None
+
+
+@cache
+def _from_bt601(matrix: int) -> np.ndarray:
+    """What turns RGB that was made by BT.601 into RGB by the matrix of the file (exact where nothing was clipped)."""
+    return (_rgb_from_ycc(*_MATRICES[matrix]) @ np.linalg.inv(_rgb_from_ycc(*_BT601))).astype(np.float32)
+
+
+def _rgb_from_ycc(red: float, blue: float) -> np.ndarray:
+    green = 1 - red - blue
+    return np.array(
+        [
+            [1, 0, 2 * (1 - red)],
+            [1, -2 * (1 - blue) * blue / green, -2 * (1 - red) * red / green],
+            [1, 2 * (1 - blue), 0],
+        ]
+    )
+
+
+class DaliDecoder:
+    """The pipelines of one loader. Outputs are torch tensors on DALI's own memory, which they keep alive."""
+
+    def __init__(self, settings: LoaderSettings, device: torch.device, threads: int) -> None:
+        self._settings, self._device, self._threads = settings, device, threads
+        self._pipelines: dict[str, object] = {}
+
+    def decode(self, requests: Sequence[Request]) -> list[tuple[Tensor, Tensor]]:
+        """Frames float32 ``[T, 3, h, w]`` and masks bool ``[G, T, h, w]`` of each request, transformed.
+
+        Raises:
+            DaliError: something in one of the requests does not decode.
+        """
+        videos = [n for n, request in enumerate(requests) if not request.images]
+        images = [n for n, request in enumerate(requests) if request.images]
+        try:
+            running = {"masks": self._start_masks(requests)}
+            if videos:
+                running["videos"] = self._start_videos([requests[n] for n in videos])
+            if images:
+                running["images"] = self._start_images([requests[n] for n in images])
+            done = {name: pipeline.outputs()[0] for name, pipeline in running.items()}
+            if self._device.type == "cuda":
+                torch.cuda.synchronize(self._device)
+        except (RuntimeError, ValueError, IndexError) as error:
+            # A pipeline in which something failed is not usable any more.
+            self._pipelines.clear()
+            raise DaliError(_reason(error)) from None
+        clips: dict[int, Tensor] = {}
+        if videos:
+            clips |= zip(videos, torch.from_dlpack(done["videos"].as_tensor()), strict=True)
+        if images:
+            stacked = torch.from_dlpack(done["images"].as_tensor()).unflatten(0, (len(images), -1))
+            clips |= zip(images, stacked, strict=True)
+        return [(clips[n], self._masks(request, done["masks"][n])) for n, request in enumerate(requests)]
+
+    def _masks(self, request: Request, output: object) -> Tensor:
+        number, length = request.masks.shape[:2]
+        return torch.from_dlpack(output)[: number * length, ..., 0].unflatten(0, (number, length))
+
+    def _start_masks(self, requests: Sequence[Request]) -> object:
+        # DALI takes no empty samples: a clip without instances has one plane, which is cut off what comes back.
+        planes = [r.masks.reshape(-1, *r.masks.shape[2:], 1) for r in requests]
+        planes = [p if len(p) else np.zeros((1, *p.shape[1:]), np.uint8) for p in planes]
+        return self._start("masks", [r.plan for r in requests], {"planes": planes})
+
+    def _start_videos(self, requests: Sequence[Request]) -> object:
+        feeds = {"encoded": [r.encoded[0] for r in requests], "numbers": [r.numbers for r in requests]}
+        return self._start("videos", [r.plan for r in requests], feeds)
+
+    def _start_images(self, requests: Sequence[Request]) -> object:
+        plans = [r.plan for r in requests for _ in r.encoded]
+        return self._start("images", plans, {"encoded": [image for r in requests for image in r.encoded]})
+
+    def _start(self, kind: str, plans: Sequence[ClipPlan], feeds: dict[str, list[np.ndarray]]) -> object:
+        pipeline = self._pipelines.get(kind)
+        if pipeline is None:
+            pipeline = self._pipelines[kind] = _build(kind, self._settings, self._device, self._threads)
+        feeds = feeds | {
+            "corner": [np.array(plan.corner, np.int32) for plan in plans],
+            "extent": [np.array(plan.extent, np.int32) for plan in plans],
+            "mirrored": [np.array(plan.mirrored, np.int32) for plan in plans],
+        }
+        if kind != "masks":
+            feeds["matrix"] = [np.ascontiguousarray(plan.color[:, :3]) for plan in plans]
+            feeds["offset"] = [np.ascontiguousarray(plan.color[:, 3]) for plan in plans]
+        for name, values in feeds.items():
+            pipeline.feed_input(name, values)
+        pipeline.schedule_run()
+        return pipeline
+
+
+def _reason(error: Exception) -> str:
+    """The line of DALI's message that says what happened; the others say where."""
+    return str(error).rpartition("encountered:")[2].strip().partition("\n")[0]
+
+
+def _build(kind: str, settings: LoaderSettings, device: torch.device, threads: int) -> object:
+    from nvidia.dali import fn, math, pipeline_def, types
+
+    gpu = device.type == "cuda"
+
+    def placed(planes: object) -> object:
+        box = fn.slice(
+            planes, start=fn.external_source(name="corner"), shape=fn.external_source(name="extent"), axis_names="HW"
+        )
+        return fn.resize(box, size=settings.size, dtype=types.FLOAT, interp_type=types.INTERP_LINEAR, antialias=True)
+
+    def finished(pixels: object, layout: str) -> object:
+        matrix, offset = fn.external_source(name="matrix"), fn.external_source(name="offset")
+        colored = math.clamp(fn.coord_transform(placed(pixels), M=matrix, T=offset), 0, 255)
+        return fn.crop_mirror_normalize(
+            fn.reinterpret(colored, layout=layout),
+            mirror=fn.external_source(name="mirrored"),
+            mean=list(settings.mean),
+            std=list(settings.std),
+            dtype=types.FLOAT,
+            output_layout=layout.replace("HWC", "CHW"),
+        )
+
+    # One batch is in flight: the loader's own thread starts the next one while this one is trained on.
+    @pipeline_def(
+        batch_size=settings.batch * (settings.frames if kind == "images" else 1),
+        num_threads=threads,
+        device_id=(torch.cuda.current_device() if device.index is None else device.index) if gpu else None,
+        prefetch_queue_depth=1,
+        exec_dynamic=True,
+    )
+    def pipeline() -> object:
+        if kind == "masks":
+            planes = fn.external_source(name="planes", layout="FHWC")
+            flipped = fn.flip(placed(planes.gpu() if gpu else planes), horizontal=fn.external_source(name="mirrored"))
+            return flipped >= HALF
+        encoded = fn.external_source(name="encoded")
+        where = "mixed" if gpu else "cpu"
+        if kind == "images":
+            return finished(fn.decoders.image(encoded, device=where, output_type=types.RGB), "HWC")
+        return finished(fn.decoders.video(encoded, frames=fn.external_source(name="numbers"), device=where), "FHWC")
+
+    built = pipeline()
+    built.build()
+    return built
