@@ -214,21 +214,19 @@ __global__ void nms_kernel(const float* iou, const int64_t* order, uint8_t* keep
   }
 }
 
-unsigned grid_for(int64_t threads) { return static_cast<unsigned>(ceil_div(threads, kThreads)); }
-
 }  // namespace
 
 void launch_pack(const uint8_t* masks, uint64_t* words, int64_t rows, int64_t width, void* stream) {
   const int64_t words_per_row = words_for(width);
   if (rows * width == 0) return;
-  launch("pack_masks", pack_kernel, grid_for(rows * words_per_row), kThreads, stream, masks, words, rows, width,
-         words_per_row);
+  launch("pack_masks", pack_kernel, grid_for(rows * words_per_row, kThreads), kThreads, stream, masks, words, rows,
+         width, words_per_row);
 }
 
 void launch_unpack(const uint64_t* words, uint8_t* masks, int64_t rows, int64_t width, void* stream) {
   if (rows * width == 0) return;
-  launch("unpack_masks", unpack_kernel, grid_for(ceil_div(rows * width, kRun)), kThreads, stream, words, masks,
-         rows * width, width, words_for(width));
+  launch("unpack_masks", unpack_kernel, grid_for(ceil_div(rows * width, kRun), kThreads), kThreads, stream, words,
+         masks, rows * width, width, words_for(width));
 }
 
 void launch_area(const uint64_t* words, int64_t* area, int64_t masks, int64_t words_per_mask, void* stream) {
@@ -257,7 +255,7 @@ void launch_iou(const uint64_t* a, const uint64_t* b, const int64_t* area_a, con
                 float* iou, int64_t n, int64_t m, int64_t words_per_mask, void* stream) {
   if (n * m == 0) return;
   launch_intersections("mask_iou", a, b, counts, n, m, words_per_mask, stream);
-  launch("mask_iou", iou_kernel, grid_for(n * m), kThreads, stream, counts, area_a, area_b, iou, n, m);
+  launch("mask_iou", iou_kernel, grid_for(n * m, kThreads), kThreads, stream, counts, area_a, area_b, iou, n, m);
 }
 
 void launch_nms(const float* iou, const int64_t* order, uint8_t* keep, int64_t n, double threshold, void* stream) {

@@ -23,10 +23,11 @@ T* out_of(torch::stable::Tensor& tensor) {
   return static_cast<T*>(tensor.mutable_data_ptr());
 }
 
-// Contiguous, and beginning where (dx, dy) can be loaded at once: a slice of a buffer may begin in the middle of one.
-inline torch::stable::Tensor as_vectors(const torch::stable::Tensor& values) {
+// Contiguous, and beginning where `bytes` can be loaded at once, such as (dx, dy): a slice of a buffer may begin in the
+// middle of one.
+inline torch::stable::Tensor as_vectors(const torch::stable::Tensor& values, uintptr_t bytes = 8) {
   const torch::stable::Tensor result = torch::stable::contiguous(values);
-  return reinterpret_cast<uintptr_t>(result.const_data_ptr()) % 8 ? torch::stable::clone(result) : result;
+  return reinterpret_cast<uintptr_t>(result.const_data_ptr()) % bytes ? torch::stable::clone(result) : result;
 }
 
 }  // namespace s2d

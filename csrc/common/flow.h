@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "bits.h"
+#include "half.h"
 
 namespace s2d {
 
@@ -68,28 +69,6 @@ S2D_HOST_DEVICE Vector flow_at(const float* flow, int32_t pixel) {
 #endif
 }
 
-// float16, which not every compiler of ours has a type for.
-struct Half {
-  uint16_t bits;
-};
-
-S2D_HOST_DEVICE float widened(Half half) {
-  float value;
-#if defined(__CUDACC__) && defined(__CUDA_ARCH__)
-  asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(half.bits));
-#else
-  const uint32_t magnitude = half.bits & 0x7fffu, sign = static_cast<uint32_t>(half.bits & 0x8000u) << 16;
-  const uint32_t shifted = magnitude << 13;
-  __builtin_memcpy(&value, &shifted, 4);
-  value *= 0x1p112f;  // the difference of the exponents' biases; subnormal numbers become normal
-  uint32_t bits;
-  __builtin_memcpy(&bits, &value, 4);
-  bits |= sign | (magnitude >= 0x7c00u ? 0x7f800000u : 0);
-  __builtin_memcpy(&value, &bits, 4);
-#endif
-  return value;
-}
-
 S2D_HOST_DEVICE Vector flow_at(const Half* flow, int32_t pixel) {
   uint32_t both;
 #if defined(__CUDA_ARCH__)
@@ -97,7 +76,7 @@ S2D_HOST_DEVICE Vector flow_at(const Half* flow, int32_t pixel) {
 #else
   __builtin_memcpy(&both, flow + 2 * static_cast<int64_t>(pixel), 4);
 #endif
-  return {widened({static_cast<uint16_t>(both)}), widened({static_cast<uint16_t>(both >> 16)})};
+  return {widened(Half{static_cast<uint16_t>(both)}), widened(Half{static_cast<uint16_t>(both >> 16)})};
 }
 
 S2D_HOST_DEVICE float clamped(float x, float last) {

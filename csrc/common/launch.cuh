@@ -10,8 +10,12 @@
 namespace s2d {
 
 constexpr int kWarp = 32;
+constexpr unsigned kAll = 0xffffffffu;  // the lanes of a warp
 
 inline int64_t ceil_div(int64_t total, int64_t size) { return (total + size - 1) / size; }
+
+// Blocks of `size` threads for so many threads.
+inline unsigned grid_for(int64_t threads, int64_t size) { return static_cast<unsigned>(ceil_div(threads, size)); }
 
 // kernel<<<blocks, threads, 0, stream>>>(arguments...) as a plain call, which any C++ compiler can read. A bad
 // configuration is reported at once; an error of the kernel itself surfaces at torch's next check.
@@ -30,7 +34,7 @@ void launch(const char* op, void (*kernel)(Parameters...), dim3 blocks, int thre
 
 template <typename T>
 __device__ __forceinline__ T warp_sum(T value) {
-  for (int offset = kWarp / 2; offset > 0; offset /= 2) value += __shfl_down_sync(0xffffffffu, value, offset);
+  for (int offset = kWarp / 2; offset > 0; offset /= 2) value += __shfl_down_sync(kAll, value, offset);
   return value;
 }
 

@@ -15,6 +15,7 @@
 // whatever the order of the threads, and labels, counted in the order of roots, are always the same.
 
 #include "../common/launch.cuh"
+#include "../common/scan.cuh"
 #include "connected_components.h"
 
 namespace s2d::connected_components {
@@ -73,29 +74,6 @@ struct Mask {
 
 __device__ __forceinline__ uint64_t segment_starts(uint64_t word) { return word & ~(word << 1); }
 
-// Exclusive sum over the threads of a block, and the sum of all.
-__device__ __forceinline__ uint32_t sum_before(uint32_t value, uint32_t& total) {
-  __shared__ uint32_t of_warp[kThreads / kWarp];
-  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
-  uint32_t sum = value;
-#pragma unroll
-  for (int offset = 1; offset < kWarp; offset *= 2) {
-    const uint32_t other = __shfl_up_sync(0xffffffffu, sum, offset);
-    if (lane >= offset) sum += other;
-  }
-  __syncthreads();  // a sum before may still be read
-  if (lane == kWarp - 1) of_warp[warp] = sum;
-  __syncthreads();
-  uint32_t before = 0;
-  total = 0;
-#pragma unroll
-  for (int w = 0; w < kThreads / kWarp; ++w) {
-    if (w < warp) before += of_warp[w];
-    total += of_warp[w];
-  }
-  return before + sum - value;
-}
-
 // ---- kernels ----
 
 // Of a node of a tile in shared memory, once all are joined: root, pixels and whether they touch the border.
@@ -115,7 +93,7 @@ __global__ void __launch_bounds__(kThreads)
   const uint64_t word = w < mask.number ? connected_pixels(mask.words[w], column, sizes, unset) : 0;
   const uint64_t starts = segment_starts(word);
   uint32_t segments, parts;
-  const uint32_t mine = sum_before(popcount(starts), segments);
+  const uint32_t mine = sum_before<kThreads>(static_cast<uint32_t>(popcount(starts)), segments);
   tile_words[me] = word;
   first[me] = mine;
   if (w < mask.number) mask.scratch.first[w] = static_cast<uint16_t>(mine);
@@ -155,7 +133,7 @@ __global__ void __launch_bounds__(kThreads)
     atomicAdd(node + root, static_cast<uint32_t>(popcount(run)) << kAreaShift);
     if (edge_row || run & edge) atomicOr(node + root, kBorder);
   }
-  uint32_t part = sum_before(popcount(roots), parts);
+  uint32_t part = sum_before<kThreads>(static_cast<uint32_t>(popcount(roots)), parts);
   const uint32_t base = tile * mask.tile_segments;
   for (uint32_t s = mine; s < end; ++s) {
     if (!(roots >> (s - mine) & 1)) continue;
@@ -228,7 +206,7 @@ __global__ void count_kernel(Scratch all, Sizes sizes, uint32_t tiles) {
       }
     }
     uint32_t more;
-    const uint32_t number = roots + sum_before(is_root, more);
+    const uint32_t number = roots + sum_before<kThreads>(static_cast<uint32_t>(is_root), more);
     if (is_root) scratch.numbers[part] = number;
     roots += more;
   }
@@ -334,8 +312,6 @@ __global__ void select_kernel(const uint64_t* words, uint64_t* result, Scratch a
   result[thread] = word ^ changed;
 }
 
-unsigned grid_for(int64_t threads) { return static_cast<unsigned>(ceil_div(threads, kThreads)); }
-
 // Every kernel but the last.
 void find_parts(const char* op, const uint64_t* words, const Scratch& scratch, int64_t masks, const Sizes& sizes,
                 bool unset, void* stream) {
@@ -344,8 +320,8 @@ void find_parts(const char* op, const uint64_t* words, const Scratch& scratch, i
   const auto borders = static_cast<uint32_t>(sizes.words_per_row < kTileWords ? sizes.words_per_row + 1 : kTileWords);
   launch(op, tile_kernel, blocks, kThreads, stream, words, scratch, sizes, unset, tiles);
   if (tiles > 1) {
-    launch(op, border_kernel, grid_for(masks * tiles * borders), kThreads, stream, words, scratch, sizes, unset, tiles,
-           borders, masks * tiles * borders);
+    launch(op, border_kernel, grid_for(masks * tiles * borders, kThreads), kThreads, stream, words, scratch, sizes,
+           unset, tiles, borders, masks * tiles * borders);
   }
   launch(op, count_kernel, blocks, kThreads, stream, scratch, sizes, tiles);
 }
@@ -366,8 +342,8 @@ void launch_select(const uint64_t* words, uint64_t* result, Task task, int64_t l
   const bool fill = task == Task::fill;
   const char* op = fill ? "fill_holes" : "remove_small";
   find_parts(op, words, scratch, masks, sizes, fill, stream);
-  launch(op, select_kernel, grid_for(masks * sizes.words()), kThreads, stream, words, result, scratch, sizes, task,
-         limit, static_cast<uint32_t>(tiles_of(sizes)), masks * sizes.words());
+  launch(op, select_kernel, grid_for(masks * sizes.words(), kThreads), kThreads, stream, words, result, scratch, sizes,
+         task, limit, static_cast<uint32_t>(tiles_of(sizes)), masks * sizes.words());
 }
 
 }  // namespace s2d::connected_components

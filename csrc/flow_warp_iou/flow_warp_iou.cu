@@ -28,7 +28,6 @@ namespace {
 constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / kWarp;
 constexpr int kSpan = 2 * kWarp;  // pixels of a word
-constexpr uint32_t kAll = 0xffffffffu;
 // Enough blocks to fill a large GPU a few times over; more would only add up more tables of counts.
 constexpr int64_t kBlocks = 4096;
 

@@ -1,4 +1,5 @@
-// _host: work on bytes that needs no tensor (COCO's masks as dictionaries), and what the machine can do.
+// _host: work on bytes and numpy's arrays that needs no tensor (COCO's masks as dictionaries, the loops of its
+// evaluation), and what the machine can do.
 
 #include "host.h"
 
@@ -30,4 +31,9 @@ PYBIND11_MODULE(_host, module) {
   s2d::host::add_measures(rle);
   s2d::host::add_iou(rle);
   s2d::host::add_shapes(rle);
+  auto metrics = module.def_submodule("metrics", "What s2d.metrics is made of.");
+  s2d::host::add_annotations(metrics);
+  s2d::host::add_group_iou(metrics);
+  s2d::host::add_matching(metrics);
+  s2d::host::add_boundary(metrics);
 }

@@ -10,5 +10,9 @@ void add_masks(pybind11::module_& module);
 void add_measures(pybind11::module_& module);
 void add_iou(pybind11::module_& module);
 void add_shapes(pybind11::module_& module);
+void add_annotations(pybind11::module_& module);
+void add_group_iou(pybind11::module_& module);
+void add_matching(pybind11::module_& module);
+void add_boundary(pybind11::module_& module);
 
 }  // namespace s2d::host

@@ -2,9 +2,9 @@
 
 #include <memory>
 
-#include "../common/simd.h"
 #include "../rle/patch.h"
 #include "arrays.h"
+#include "boxes.h"
 #include "codes.h"
 #include "host.h"
 
@@ -71,41 +71,11 @@ void code_iou(const Codes& dt, const Codes& gt, const uint8_t* crowd, double* ou
   }
 }
 
-// As C's fmin and fmax: of a number and NaN, the number.
-inline double lesser(double a, double b) { return a < b || b != b ? a : b; }
-inline double greater(double a, double b) { return a > b || b != b ? a : b; }
-
-// Boxes as columns of numbers.
-struct Boxes {
-  Boxes(const double* boxes, int64_t number) : left(number), top(number), right(number), bottom(number), area(number) {
-    for (int64_t n = 0; n < number; ++n, boxes += 4) {
-      left[n] = boxes[0];
-      top[n] = boxes[1];
-      right[n] = boxes[2] + boxes[0];
-      bottom[n] = boxes[3] + boxes[1];
-      area[n] = boxes[2] * boxes[3];
-    }
-  }
-  std::vector<double> left, top, right, bottom, area;
-};
-
 // out[d]: IoU of every box with box g of `truth`.
-S2D_LOOP void box_iou_loop(const Boxes& dt, const Boxes& truth, int64_t g, bool crowd, double* out) {
-  const double left = truth.left[g], top = truth.top[g], right = truth.right[g], bottom = truth.bottom[g];
-  const double area = truth.area[g];
-  const double *lefts = dt.left.data(), *tops = dt.top.data(), *rights = dt.right.data(), *bottoms = dt.bottom.data();
-  const double* areas = dt.area.data();
-  const auto number = static_cast<int64_t>(dt.area.size());
-  for (int64_t d = 0; d < number; ++d) {
-    const double width = lesser(rights[d], right) - greater(lefts[d], left);
-    const double height = lesser(bottoms[d], bottom) - greater(tops[d], top);
-    const double both = width * height;
-    const double iou = both / (crowd ? areas[d] : areas[d] + area - both);
-    // NaN is not below zero: it stays.
-    out[d] = width <= 0 || height <= 0 ? 0 : iou;
-  }
+S2D_LOOP void column_iou_loop(const Boxes& dt, const Boxes& truth, int64_t g, bool crowd, double* out) {
+  box_iou_loop(dt, 0, static_cast<int64_t>(dt.area.size()), truth, g, crowd, out, 1);
 }
-S2D_MULTIVERSION(void, box_iou, (const Boxes& dt, const Boxes& truth, int64_t g, bool crowd, double* out),
+S2D_MULTIVERSION(void, column_iou, (const Boxes& dt, const Boxes& truth, int64_t g, bool crowd, double* out),
                  (dt, truth, g, crowd, out))
 
 // One side of the question: codes, boxes, or nothing.
@@ -210,7 +180,7 @@ py::object iou(const py::object& dt, const py::object& gt, const py::object& cro
   if (detected.boxes) {
     const Boxes of_dt(detected.corners.data(), rows), of_gt(truth.corners.data(), columns);
     const Unlocked unlocked(rows * columns > kLongWork / 8);
-    for (py::ssize_t g = 0; g < columns; ++g) box_iou(of_dt, of_gt, g, flags[g], out + g * rows);
+    for (py::ssize_t g = 0; g < columns; ++g) column_iou(of_dt, of_gt, g, flags[g], out + g * rows);
   } else {
     const size_t runs = detected.codes.counts.size() + truth.codes.counts.size();
     const Unlocked unlocked(static_cast<int64_t>(runs) > kLongWork / 64);

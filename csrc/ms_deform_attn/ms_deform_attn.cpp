@@ -1,10 +1,13 @@
 // ms_deform_attn on the CPU: schemas of the room and its CPU kernels.
 //
-// Forward: a task owns queries; a head's D channels lie side by side in `value`, so a point adds four short vectors to
-// an accumulator that stays in registers (D of 8, 16, 32 and 64 are compiled with a known length). Backward: a task
-// owns one head of one batch, whose part of `grad_value` no other task writes: no atomics, and the sums have one order
-// whatever the number of threads. A point reads 4 D values (and in backward writes as many), 3 numbers of its own and
-// D of the output; the values of a level mostly stay in the second cache.
+// Forward: a task owns queries of a head; the head's D channels add up in registers (D of 8, 16, 32 and 64 are compiled
+// with a known length). Backward: a task owns one head of one batch, whose part of `grad_value` no other task writes:
+// no atomics, and the sums have one order whatever the number of threads. A point reads 4 D values (and in backward
+// writes as many), 3 numbers of its own and D of the output.
+//
+// In `value` a head's rows lie M D numbers apart, mostly a power of two, so that they share a few sets of each cache.
+// So they are copied side by side first, where there are at least as many points as rows; the second cache then holds
+// them.
 
 #include "ms_deform_attn.h"
 
@@ -13,63 +16,98 @@
 
 #include <algorithm>
 #include <tuple>
+#include <type_traits>
 #include <vector>
 
-#include "../common/check.h"
 #include "../common/parallel.h"
 #include "../common/simd.h"
+#include "checks.h"
 
 namespace s2d::ms_deform_attn {
 namespace {
 
-struct Sizes {
-  int64_t batches, places, heads, channels, queries, levels, points;
-  std::vector<int64_t> height, width, start;
-
-  int64_t row() const { return heads * channels; }
-  int64_t per_head() const { return levels * points; }
+struct Levels {
+  std::vector<int32_t> height, width;
+  std::vector<int64_t> start;
 };
 
 template <typename T>
 struct Forward {
   const Sizes& sizes;
+  const Levels& levels;
   const T *value, *locations, *weights;
+  const T* zeros;  // a row of them
   T* out;
 };
 
 template <typename T>
 struct Backward {
   const Sizes& sizes;
-  const T *value, *locations, *weights, *grad;
+  const Levels& levels;
+  const T *value, *locations, *weights, *grad, *zeros;
   T *grad_value, *grad_locations, *grad_weights;
 };
 
+// The rows of a point's corners; one that is no pixel is `outside`.
+template <typename T>
+S2D_LOOP void rows_of(const Corners<std::remove_const_t<T>>& at, T* values, int64_t stride, T* outside, int64_t width,
+                      T* rows[4]) {
+  for (int64_t corner = 0; corner < 4; ++corner) {
+    const int64_t pixel = at.place + corner % 2 + corner / 2 * width;
+    rows[corner] = at.inside >> corner & 1 ? values + pixel * stride : outside;
+  }
+}
+
+// Copies rows of `channels` that lie `from_stride` and `to_stride` apart.
+template <typename T>
+S2D_LOOP void copy_rows(const T* from, int64_t from_stride, T* to, int64_t to_stride, int64_t rows, int64_t channels) {
+  for (int64_t r = 0; r < rows; ++r) std::copy_n(from + r * from_stride, channels, to + r * to_stride);
+}
+
+// Asks for what a query some turns ahead will read: a head's numbers lie too far apart for the processor to see to it.
+constexpr int64_t kAhead = 4, kLine = 64;
+
+template <typename T>
+S2D_LOOP void ask_for(const T* numbers, int64_t length) {
+  for (int64_t k = 0; k < length; k += kLine / sizeof(T)) __builtin_prefetch(numbers + k);
+  __builtin_prefetch(numbers + length - 1);
+}
+
 // kChannels is D where it is known, else 0.
 template <int kChannels, typename T>
-S2D_LOOP void read_head(const Forward<T>& f, int64_t batch, int64_t item, int64_t head) {
+S2D_LOOP void read_item(const Forward<T>& f, const T* values, int64_t stride, int64_t item) {
   const Sizes& s = f.sizes;
-  const int64_t channels = kChannels ? kChannels : s.channels, row = s.row();
-  const int64_t first = (item * s.heads + head) * s.per_head();
-  const T* base = f.value + batch * s.places * row + head * channels;
+  const int64_t channels = kChannels ? kChannels : s.channels, first = item * s.per_head();
   T held[kChannels ? kChannels : 1];
-  T* __restrict out = kChannels ? held : f.out + item * row + head * channels;
+  T* __restrict out = kChannels ? held : f.out + item * channels;
   std::fill(out, out + channels, T(0));
   for (int64_t level = 0; level < s.levels; ++level) {
-    const T* values = base + s.start[level] * row;
+    const int32_t height = f.levels.height[level], width = f.levels.width[level];
     for (int64_t point = 0; point < s.points; ++point) {
       const int64_t place = first + level * s.points + point;
-      const auto at = corners_of(f.locations[2 * place], f.locations[2 * place + 1], s.height[level], s.width[level]);
+      const auto at = corners_of(f.locations[2 * place], f.locations[2 * place + 1], height, width);
       if (!at.inside) continue;
+      const T* rows[4];
+      rows_of(at, values + f.levels.start[level] * stride, stride, f.zeros, width, rows);
       const T weight = f.weights[place];
-      for (int corner = 0; corner < 4; ++corner) {
-        if (at.index[corner] < 0) continue;
-        const T share = weight * at.share(corner);
-        const T* __restrict v = values + at.index[corner] * row;
-        for (int64_t d = 0; d < channels; ++d) out[d] += share * v[d];
+      const T a = weight * at.share(0), b = weight * at.share(1), c = weight * at.share(2), e = weight * at.share(3);
+      for (int64_t d = 0; d < channels; ++d) {
+        out[d] += (a * rows[0][d] + b * rows[1][d]) + (c * rows[2][d] + e * rows[3][d]);
       }
     }
   }
-  if (kChannels) std::copy(held, held + channels, f.out + item * row + head * channels);
+  if (kChannels) std::copy_n(held, channels, f.out + item * channels);
+}
+
+// Partial sums over channels in a fixed order that vectorises.
+constexpr int kPartial = 16;
+
+template <typename T>
+S2D_LOOP T total_of(T (&part)[kPartial]) {
+  for (int half = kPartial / 2; half; half /= 2) {
+    for (int k = 0; k < half; ++k) part[k] += part[k + half];
+  }
+  return part[0];
 }
 
 template <int kChannels, typename T>
@@ -77,51 +115,83 @@ S2D_LOOP void return_head(const Backward<T>& b, int64_t batch, int64_t head) {
   const Sizes& s = b.sizes;
   const int64_t channels = kChannels ? kChannels : s.channels, row = s.row();
   const int64_t base = batch * s.places * row + head * channels;
+  std::vector<T> values(s.places * channels), grad_values(s.places * channels), unread(channels);
+  copy_rows(b.value + base, row, values.data(), channels, s.places, channels);
   for (int64_t query = 0; query < s.queries; ++query) {
     const int64_t item = batch * s.queries + query, first = (item * s.heads + head) * s.per_head();
-    const T* __restrict grad = b.grad + item * row + head * channels;
+    const int64_t ahead = first + std::min(kAhead, s.queries - 1 - query) * s.heads * s.per_head();
+    ask_for(b.locations + ahead * 2, s.per_head() * 2);
+    ask_for(b.weights + ahead, s.per_head());
+    const T* given = b.grad + item * row + head * channels;
+    T held[kChannels ? kChannels : 1];
+    if (kChannels) std::copy(given, given + channels, held);
+    const T* __restrict grad = kChannels ? held : given;
     for (int64_t level = 0; level < s.levels; ++level) {
-      const T* values = b.value + base + s.start[level] * row;
-      T* grad_values = b.grad_value + base + s.start[level] * row;
+      const int32_t height = b.levels.height[level], width = b.levels.width[level];
+      const int64_t level_base = b.levels.start[level] * channels;
       for (int64_t point = 0; point < s.points; ++point) {
         const int64_t place = first + level * s.points + point;
-        const auto at = corners_of(b.locations[2 * place], b.locations[2 * place + 1], s.height[level], s.width[level]);
-        T dot[4] = {0, 0, 0, 0}, read = 0;
-        const T weight = b.weights[place];
-        for (int corner = 0; at.inside && corner < 4; ++corner) {
-          if (at.index[corner] < 0) continue;
-          const T bilinear = at.share(corner), share = weight * bilinear;
-          const T* __restrict v = values + at.index[corner] * row;
-          T* __restrict g = grad_values + at.index[corner] * row;
-          // Sixteen partial sums: a fixed order that vectorises.
-          T part[16] = {};
-          int64_t d = 0;
-          for (; d + 16 <= channels; d += 16) {
-            for (int k = 0; k < 16; ++k) part[k] += grad[d + k] * v[d + k];
-          }
-          for (int k = 0; d + k < channels; ++k) part[k] += grad[d + k] * v[d + k];
-          for (int half = 8; half; half /= 2) {
-            for (int k = 0; k < half; ++k) part[k] += part[k + half];
-          }
-          for (d = 0; d < channels; ++d) g[d] += share * grad[d];
-          dot[corner] = part[0];
-          read += bilinear * part[0];
+        const auto at = corners_of(b.locations[2 * place], b.locations[2 * place + 1], height, width);
+        if (!at.inside) {
+          b.grad_weights[place] = b.grad_locations[2 * place] = b.grad_locations[2 * place + 1] = 0;
+          continue;
         }
-        b.grad_weights[place] = read;
-        const bool inside = at.inside;
-        b.grad_locations[2 * place] = inside ? weight * static_cast<T>(s.width[level]) * slope_x(at, dot) : 0;
-        b.grad_locations[2 * place + 1] = inside ? weight * static_cast<T>(s.height[level]) * slope_y(at, dot) : 0;
+        const T* rows[4];
+        T* grads[4];
+        rows_of<const T>(at, values.data() + level_base, channels, b.zeros, width, rows);
+        rows_of(at, grad_values.data() + level_base, channels, unread.data(), width, grads);
+        const T weight = b.weights[place];
+        T read[kPartial] = {}, along_x[kPartial] = {}, along_y[kPartial] = {};
+        const auto add = [&](int64_t d, int k) __attribute__((always_inline)) {
+          const T v0 = rows[0][d], v1 = rows[1][d], v2 = rows[2][d], v3 = rows[3][d];
+          read[k] += grad[d] * ((at.share(0) * v0 + at.share(1) * v1) + (at.share(2) * v2 + at.share(3) * v3));
+          along_x[k] += grad[d] * ((1 - at.fy) * (v1 - v0) + at.fy * (v3 - v2));
+          along_y[k] += grad[d] * ((1 - at.fx) * (v2 - v0) + at.fx * (v3 - v1));
+        };
+        int64_t d = 0;
+        for (; d + kPartial <= channels; d += kPartial) {
+          for (int k = 0; k < kPartial; ++k) add(d + k, k);
+        }
+        for (int k = 0; d + k < channels; ++k) add(d + k, k);
+        for (int corner = 0; corner < 4; ++corner) {
+          const T share = weight * at.share(corner);
+          T* __restrict g = grads[corner];
+          for (d = 0; d < channels; ++d) g[d] += share * grad[d];
+        }
+        b.grad_weights[place] = total_of(read);
+        b.grad_locations[2 * place] = weight * static_cast<T>(width) * total_of(along_x);
+        b.grad_locations[2 * place + 1] = weight * static_cast<T>(height) * total_of(along_y);
       }
     }
   }
+  copy_rows(grad_values.data(), channels, b.grad_value + base, row, s.places, channels);
 }
 
+// Places [begin, end) in the order of batches, heads, queries.
 template <int kChannels, typename T>
 S2D_LOOP void read_items(const Forward<T>& f, int64_t begin, int64_t end) {
-  for (int64_t item = begin; item < end; ++item) {
-    for (int64_t head = 0; head < f.sizes.heads; ++head) {
-      read_head<kChannels>(f, item / f.sizes.queries, item, head);
+  const Sizes& s = f.sizes;
+  const int64_t channels = kChannels ? kChannels : s.channels;
+  std::vector<T> held;
+  while (begin < end) {
+    const int64_t batch = begin / s.queries / s.heads, head = begin / s.queries % s.heads, query = begin % s.queries;
+    const int64_t number = std::min(s.queries - query, end - begin);
+    const T* values = f.value + batch * s.places * s.row() + head * channels;
+    int64_t stride = s.row();
+    if (number * s.per_head() >= s.places) {
+      held.resize(s.places * channels);
+      copy_rows(values, stride, held.data(), channels, s.places, channels);
+      values = held.data();
+      stride = channels;
     }
+    const int64_t first = (batch * s.queries + query) * s.heads + head;
+    for (int64_t q = 0; q < number; ++q) {
+      const int64_t ahead = first + std::min(q + kAhead, number - 1) * s.heads;
+      ask_for(f.locations + ahead * s.per_head() * 2, s.per_head() * 2);
+      ask_for(f.weights + ahead * s.per_head(), s.per_head());
+      read_item<kChannels>(f, values, stride, first + q * s.heads);
+    }
+    begin += number;
   }
 }
 
@@ -169,40 +239,19 @@ void run(const Forward<float>& f, int64_t begin, int64_t end) { forward_float(f,
 void run(const Backward<double>& b, int64_t task) { return_head<0>(b, task / b.sizes.heads, task % b.sizes.heads); }
 void run(const Backward<float>& b, int64_t task) { backward_float(b, task); }
 
-Sizes sizes_of(const Tensor& value, const Tensor& shapes, const Tensor& locations, const Tensor& weights) {
-  constexpr const char* op = "ms_deform_attn";
-  S2D_CHECK(value.dim() == 4, op, "value [N, S, M, D]", shape_of(value));
-  S2D_CHECK(locations.dim() == 6 && locations.size(5) == 2 && locations.size(0) == value.size(0) &&
-                locations.size(2) == value.size(2),
-            op, "sampling_locations [N, Lq, M, L, P, 2]", shape_of(locations));
-  S2D_CHECK(shapes.scalar_type() == ScalarType::Long && shapes.dim() == 2 && shapes.size(0) == locations.size(3) &&
-                shapes.size(1) == 2,
-            op, "spatial_shapes int64 [L, 2]", shape_of(shapes));
-  S2D_CHECK(weights.dim() == 5 && product_of(weights, 0, 5) == product_of(locations, 0, 5), op,
-            "attention_weights [N, Lq, M, L, P]", shape_of(weights));
-  S2D_CHECK(locations.scalar_type() == value.scalar_type() && weights.scalar_type() == value.scalar_type(), op,
-            "three tensors of one dtype", "different ones");
-  Sizes sizes{value.size(0),
-              value.size(1),
-              value.size(2),
-              value.size(3),
-              locations.size(1),
-              locations.size(3),
-              locations.size(4),
-              {},
-              {},
-              {}};
+Levels levels_of(const Tensor& shapes, const Sizes& sizes) {
   const Tensor held = torch::stable::contiguous(shapes);
   const auto* shape = static_cast<const int64_t*>(held.const_data_ptr());
+  Levels levels;
   int64_t places = 0;
   for (int64_t level = 0; level < sizes.levels; ++level) {
-    sizes.height.push_back(shape[2 * level]);
-    sizes.width.push_back(shape[2 * level + 1]);
-    sizes.start.push_back(places);
+    levels.height.push_back(static_cast<int32_t>(shape[2 * level]));
+    levels.width.push_back(static_cast<int32_t>(shape[2 * level + 1]));
+    levels.start.push_back(places);
     places += shape[2 * level] * shape[2 * level + 1];
   }
-  S2D_CHECK(places == sizes.places, op, "spatial_shapes that add up to S", places);
-  return sizes;
+  S2D_CHECK(places == sizes.places, kOp, "spatial_shapes that add up to S", places);
+  return levels;
 }
 
 template <typename T>
@@ -211,29 +260,36 @@ const T* data(const Tensor& tensor) {
 }
 
 template <typename T>
-Tensor forward_of(const Sizes& sizes, const Tensor& value, const Tensor& locations, const Tensor& weights) {
+Tensor forward_of(const Sizes& sizes, const Levels& levels, const Tensor& value, const Tensor& locations,
+                  const Tensor& weights) {
   const Tensor v = torch::stable::contiguous(value), p = torch::stable::contiguous(locations),
                w = torch::stable::contiguous(weights);
   Tensor out = torch::stable::new_empty(v, {sizes.batches, sizes.queries, sizes.row()}, v.scalar_type());
-  const Forward<T> f{sizes, data<T>(v), data<T>(p), data<T>(w), static_cast<T*>(out.mutable_data_ptr())};
-  const int64_t bytes = sizes.heads * sizes.per_head() * sizes.channels * 16;
-  parallel_over(sizes.batches * sizes.queries, bytes, [&](int64_t begin, int64_t end) { run(f, begin, end); });
+  const std::vector<T> zeros(sizes.channels);
+  const Forward<T> f{
+      sizes, levels, data<T>(v), data<T>(p), data<T>(w), zeros.data(), static_cast<T*>(out.mutable_data_ptr())};
+  const int64_t bytes = sizes.per_head() * sizes.channels * 16;
+  parallel_over(sizes.batches * sizes.heads * sizes.queries, bytes,
+                [&](int64_t begin, int64_t end) { run(f, begin, end); });
   return out;
 }
 
 template <typename T>
-std::tuple<Tensor, Tensor, Tensor> backward_of(const Sizes& sizes, const Tensor& value, const Tensor& locations,
-                                               const Tensor& weights, const Tensor& grad) {
+std::tuple<Tensor, Tensor, Tensor> backward_of(const Sizes& sizes, const Levels& levels, const Tensor& value,
+                                               const Tensor& locations, const Tensor& weights, const Tensor& grad) {
   const Tensor v = torch::stable::contiguous(value), p = torch::stable::contiguous(locations),
                w = torch::stable::contiguous(weights), g = torch::stable::contiguous(grad);
   Tensor grad_value =
-      torch::stable::new_zeros(v, {sizes.batches, sizes.places, sizes.heads, sizes.channels}, v.scalar_type());
+      torch::stable::new_empty(v, {sizes.batches, sizes.places, sizes.heads, sizes.channels}, v.scalar_type());
   Tensor grad_locations = torch::stable::empty_like(p), grad_weights = torch::stable::empty_like(w);
+  const std::vector<T> zeros(sizes.channels);
   const Backward<T> b{sizes,
+                      levels,
                       data<T>(v),
                       data<T>(p),
                       data<T>(w),
                       data<T>(g),
+                      zeros.data(),
                       static_cast<T*>(grad_value.mutable_data_ptr()),
                       static_cast<T*>(grad_locations.mutable_data_ptr()),
                       static_cast<T*>(grad_weights.mutable_data_ptr())};
@@ -244,29 +300,33 @@ std::tuple<Tensor, Tensor, Tensor> backward_of(const Sizes& sizes, const Tensor&
   return {grad_value, grad_locations, grad_weights};
 }
 
-bool is_float(const Tensor& value) {
-  const ScalarType type = value.scalar_type();
-  S2D_CHECK(type == ScalarType::Float || type == ScalarType::Double, "ms_deform_attn", "value float32 or float64",
-            "another dtype");
-  return type == ScalarType::Float;
+// Half precision is widened here and rounded once, at the end.
+Tensor widened(const Tensor& tensor) { return is_half(tensor) ? torch::stable::to(tensor, ScalarType::Float) : tensor; }
+
+Tensor rounded(const Tensor& result, const Tensor& like) {
+  return is_half(like) ? torch::stable::to(result, like.scalar_type()) : result;
 }
 
 }  // namespace
 
 Tensor forward(const Tensor& value, const Tensor& shapes, const Tensor& locations, const Tensor& weights) {
   const Sizes sizes = sizes_of(value, shapes, locations, weights);
-  return is_float(value) ? forward_of<float>(sizes, value, locations, weights)
-                         : forward_of<double>(sizes, value, locations, weights);
+  const Levels levels = levels_of(shapes, sizes);
+  if (value.scalar_type() == ScalarType::Double) return forward_of<double>(sizes, levels, value, locations, weights);
+  return rounded(forward_of<float>(sizes, levels, widened(value), widened(locations), widened(weights)), value);
 }
 
 std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& value, const Tensor& shapes, const Tensor& locations,
                                             const Tensor& weights, const Tensor& grad) {
   const Sizes sizes = sizes_of(value, shapes, locations, weights);
-  S2D_CHECK(grad.dim() == 3 && grad.scalar_type() == value.scalar_type() && grad.size(0) == sizes.batches &&
-                grad.size(1) == sizes.queries && grad.size(2) == sizes.row(),
-            "ms_deform_attn", "grad [N, Lq, M * D]", shape_of(grad));
-  return is_float(value) ? backward_of<float>(sizes, value, locations, weights, grad)
-                         : backward_of<double>(sizes, value, locations, weights, grad);
+  check_grad(value, grad, sizes);
+  const Levels levels = levels_of(shapes, sizes);
+  if (value.scalar_type() == ScalarType::Double) {
+    return backward_of<double>(sizes, levels, value, locations, weights, grad);
+  }
+  const auto [grad_value, grad_locations, grad_weights] =
+      backward_of<float>(sizes, levels, widened(value), widened(locations), widened(weights), widened(grad));
+  return {grad_value, rounded(grad_locations, locations), rounded(grad_weights, weights)};
 }
 
 }  // namespace s2d::ms_deform_attn
@@ -275,6 +335,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(s2d, library) {
   library.def(
       "ms_deform_attn(Tensor value, Tensor spatial_shapes, Tensor sampling_locations, Tensor attention_weights) -> "
       "Tensor");
+  // The gradient of value is float32 where value is in half precision: it is a sum over many queries.
   library.def(
       "ms_deform_attn_backward(Tensor value, Tensor spatial_shapes, Tensor sampling_locations, Tensor "
       "attention_weights, Tensor grad) -> (Tensor, Tensor, Tensor)");

@@ -1,50 +1,41 @@
 // ms_deform_attn: one sampling point of one head on one level, shared by the CPU and GPU kernels.
 #pragma once
 
-#include <cmath>
 #include <cstdint>
 
 #include "../common/bits.h"
 
 namespace s2d::ms_deform_attn {
 
-// The 2 x 2 pixels around a point, row-major. A pixel outside the level has index -1 and reads as zero.
+// The 2 x 2 pixels around a point, row-major: corner c is pixel place + c % 2 + c / 2 * width of its level where bit c
+// of `inside` is set; where it is not, it is no pixel, and reads as zero.
 template <typename T>
 struct Corners {
-  int64_t index[4];
+  int32_t place;
+  int inside;
   T fx, fy;
-  bool inside;
 
   S2D_HOST_DEVICE T share(int corner) const { return (corner & 1 ? fx : 1 - fx) * (corner & 2 ? fy : 1 - fy); }
 };
 
-// Corners of the point at shares (x, y) of a level; 0 and 1 are its outer edges.
+// The pixel that `position` is in or to the right of; positions are above -1 and of int32's range.
 template <typename T>
-S2D_HOST_DEVICE Corners<T> corners_of(T x, T y, int64_t height, int64_t width) {
-  const T px = x * static_cast<T>(width) - static_cast<T>(0.5), py = y * static_cast<T>(height) - static_cast<T>(0.5);
-  Corners<T> at;
-  // Written so that NaN is outside.
-  at.inside = px > -1 && py > -1 && px < static_cast<T>(width) && py < static_cast<T>(height);
-  if (!at.inside) return at;
-  const T left = std::floor(px), top = std::floor(py);
-  at.fx = px - left;
-  at.fy = py - top;
-  const auto column = static_cast<int64_t>(left), row = static_cast<int64_t>(top);
-  for (int corner = 0; corner < 4; ++corner) {
-    const int64_t c = column + (corner & 1), r = row + (corner >> 1);
-    at.index[corner] = c >= 0 && c < width && r >= 0 && r < height ? r * width + c : -1;
-  }
-  return at;
+S2D_HOST_DEVICE int32_t pixel_before(T position) {
+  const auto towards_zero = static_cast<int32_t>(position);
+  return towards_zero - (position < static_cast<T>(towards_zero));
 }
 
-// d value / d px and d value / d py from the four corners' values.
+// Corners of the point at shares (x, y) of a level; 0 and 1 are its outer edges. A point that is a pixel or more
+// outside has no corner inside, nor has one that is NaN or infinite.
 template <typename T>
-S2D_HOST_DEVICE T slope_x(const Corners<T>& at, const T* corner) {
-  return (1 - at.fy) * (corner[1] - corner[0]) + at.fy * (corner[3] - corner[2]);
-}
-template <typename T>
-S2D_HOST_DEVICE T slope_y(const Corners<T>& at, const T* corner) {
-  return (1 - at.fx) * (corner[2] - corner[0]) + at.fx * (corner[3] - corner[1]);
+S2D_HOST_DEVICE Corners<T> corners_of(T x, T y, int32_t height, int32_t width) {
+  const T px = x * static_cast<T>(width) - static_cast<T>(0.5), py = y * static_cast<T>(height) - static_cast<T>(0.5);
+  // Written so that NaN is not near.
+  const bool near = px > -1 && py > -1 && px < static_cast<T>(width) && py < static_cast<T>(height);
+  const int32_t column = near ? pixel_before(px) : 0, row = near ? pixel_before(py) : 0;
+  const int columns = (column >= 0) | (column + 1 < width) << 1;
+  const int inside = (row >= 0 ? columns : 0) | (row + 1 < height ? columns << 2 : 0);
+  return {row * width + column, near ? inside : 0, px - static_cast<T>(column), py - static_cast<T>(row)};
 }
 
 }  // namespace s2d::ms_deform_attn

@@ -6,7 +6,6 @@
 
 namespace s2d::point_tracks {
 
-constexpr uint32_t kAll = 0xffffffffu;
 constexpr int kWarps = kThreads / kWarp;
 constexpr int32_t kWindow = 1 << 17;  // pixels whose first visitors are told from the others at once
 constexpr int kColumns = kThreads;    // masks of a frame that are counted at once

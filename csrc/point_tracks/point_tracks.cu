@@ -8,6 +8,7 @@
 #include <algorithm>
 
 #include "../common/launch.cuh"
+#include "../common/scan.cuh"
 #include "board.cuh"
 #include "launchers.h"
 
@@ -158,7 +159,6 @@ __global__ void __launch_bounds__(kThreads, 4) cover_kernel(Coverage all, Points
 
 // One block: adds up the rows' pairs and says how the run went.
 __global__ void offsets_kernel(Coverage all, int64_t* offsets) {
-  __shared__ int64_t before[kWarps + 1];
   Totals* totals = all.totals;
   const bool bad = totals->bad < all.number;
   const bool small = totals->points > static_cast<unsigned long long>(all.slots) ||
@@ -168,24 +168,13 @@ __global__ void offsets_kernel(Coverage all, int64_t* offsets) {
     offsets[0] = 0;
   }
   if (bad || small) return;
-  const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
-  int64_t total = 0;
+  int64_t carry = 0;
   for (int64_t base = 0; base < all.number; base += kThreads) {
-    const int64_t i = base + threadIdx.x;
-    int64_t sum = i < all.number ? all.counts[i] + all.counts[all.number + i] : 0;
-    for (int distance = 1; distance < kWarp; distance *= 2) {
-      const int64_t other = __shfl_up_sync(kAll, sum, distance);
-      if (lane >= distance) sum += other;
-    }
-    if (lane == kWarp - 1) before[warp] = sum;
-    __syncthreads();
-    for (int w = 0; w < kWarps; ++w) {
-      if (w < warp) sum += before[w];
-    }
-    if (i < all.number) offsets[i + 1] = total + sum;
-    if (threadIdx.x == kThreads - 1) before[kWarps] = total + sum;
-    __syncthreads();
-    total = before[kWarps];
+    const int64_t i = base + threadIdx.x, mine = i < all.number ? all.counts[i] + all.counts[all.number + i] : 0;
+    int64_t total;
+    const int64_t before = carry + sum_before<kThreads>(mine, total);
+    if (i < all.number) offsets[i + 1] = before + mine;
+    carry += total;
   }
 }
 

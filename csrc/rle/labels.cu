@@ -13,7 +13,6 @@ namespace s2d::rle {
 namespace {
 
 constexpr int kThreads = 256, kWarps = kThreads / kWarp;
-constexpr unsigned kAll = 0xffffffffu;
 
 // A block owns up to 256 pixels of a row, a thread one. Reads each label once, its neighbours from the caches. Without
 // `corners` they are only counted; they are in no order.

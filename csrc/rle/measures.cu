@@ -5,8 +5,6 @@
 namespace s2d::rle {
 namespace {
 
-unsigned grid_for(int64_t threads) { return static_cast<unsigned>(ceil_div(threads, kThreads)); }
-
 // A block owns a mask. Reads 4 bytes a run.
 __global__ void area_kernel(DeviceCodes codes, int64_t* area) {
   __shared__ unsigned long long total;
@@ -25,7 +23,6 @@ __global__ void area_kernel(DeviceCodes codes, int64_t* area) {
 // A block owns a mask; shared atomics join what its warps have seen. Reads 4 bytes a run.
 __global__ void bbox_kernel(DeviceCodes codes, const int32_t* sizes, int64_t* boxes) {
   __shared__ int left, top, right, bottom;
-  __shared__ uint32_t sums[kWarps];
   const int64_t mask = blockIdx.x;
   const int height = max(sizes[2 * mask], 1);
   if (threadIdx.x == 0) {
@@ -34,7 +31,7 @@ __global__ void bbox_kernel(DeviceCodes codes, const int32_t* sizes, int64_t* bo
   }
   int least_x = 0x7fffffff, least_y = 0x7fffffff, most_x = -1, most_y = -1;
   const Runs runs(codes, mask);
-  runs.walk(~0u, sums, [&](int64_t index, uint32_t start, uint32_t length) {
+  runs.walk(~0u, [&](int64_t index, uint32_t start, uint32_t length) {
     if (index % 2 == 0 || length == 0) return;
     const uint32_t last = start + length - 1, rows = static_cast<uint32_t>(height);
     const int first_x = static_cast<int>(start / rows), last_x = static_cast<int>(last / rows);
@@ -121,15 +118,15 @@ void launch_bbox(const DeviceCodes& codes, const int32_t* sizes, int64_t* boxes,
 void launch_merge(const uint64_t* words, const int64_t* groups, const int32_t* sizes, uint64_t* merged,
                   int32_t* group_sizes, int64_t masks, int64_t number_of_groups, int64_t words_per_mask, bool intersect,
                   void* stream) {
-  launch("rle_merge", merge_kernel, grid_for(masks * words_per_mask), kThreads, stream, words, groups, sizes,
+  launch("rle_merge", merge_kernel, grid_for(masks * words_per_mask, kThreads), kThreads, stream, words, groups, sizes,
          reinterpret_cast<unsigned long long*>(merged), group_sizes, masks, number_of_groups, words_per_mask,
          intersect);
 }
 
 void launch_ratio(const int64_t* shared, const int64_t* area_a, const int64_t* area_b, const bool* crowd, double* iou,
                   int64_t n, int64_t m, int64_t frames, bool mirrored, void* stream) {
-  launch("rle_iou", ratio_kernel, grid_for(n * m), kThreads, stream, shared, area_a, area_b, crowd, iou, n, m, frames,
-         mirrored);
+  launch("rle_iou", ratio_kernel, grid_for(n * m, kThreads), kThreads, stream, shared, area_a, area_b, crowd, iou, n, m,
+         frames, mirrored);
 }
 
 }  // namespace s2d::rle

@@ -90,7 +90,6 @@ constexpr int kScanThreads = 1024, kScanItems = 8;
 
 // One block: its threads take eight parts each, over and over.
 __global__ void offsets_kernel(const int32_t* part_counts, int64_t* offsets, int64_t masks, int parts) {
-  __shared__ int64_t sums[kScanThreads / kWarp];
   const int64_t number = masks * parts;
   int64_t carry = 0;
   for (int64_t begin = 0; begin < number; begin += kScanThreads * kScanItems) {
@@ -102,7 +101,7 @@ __global__ void offsets_kernel(const int32_t* part_counts, int64_t* offsets, int
       counts[k] = first + k < number ? part_counts[first + k] : 0;
       sum += counts[k];
     }
-    int64_t before = carry + block_scan<kScanThreads / kWarp>(sum, sums, total);
+    int64_t before = carry + sum_before<kScanThreads>(sum, total);
     int64_t mask = first / parts;
     int part = static_cast<int>(first - mask * parts);
 #pragma unroll
@@ -245,7 +244,6 @@ constexpr int kPieceWords = 4096;
 __global__ void __launch_bounds__(kThreads, 6) decode_kernel(DeviceCodes codes, uint64_t* words, Tiling batch) {
   __shared__ uint64_t tile[kPieceWords], parities[Tiling::kGroupStrips], before[Tiling::kGroupStrips];
   __shared__ uint64_t bands[kThreads];
-  __shared__ uint32_t sums[kWarps];
   const int64_t mask = blockIdx.x / static_cast<uint32_t>(batch.groups);
   const Tiling tiling = batch.of(mask);
   if (tiling.height == 0) return;
@@ -264,7 +262,7 @@ __global__ void __launch_bounds__(kThreads, 6) decode_kernel(DeviceCodes codes, 
     if (top == 0 && thread < strips) parities[thread] = 0;
     __syncthreads();
     int starts_before = 0;
-    runs.walk((first_column + columns) * height, sums, [&](int64_t index, uint32_t start, uint32_t) {
+    runs.walk((first_column + columns) * height, [&](int64_t index, uint32_t start, uint32_t) {
       const uint32_t x = start / height, y = start - x * height, column = x - first_column;
       if (index == 0) return;
       if (x < first_column) ++starts_before;

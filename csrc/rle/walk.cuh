@@ -1,44 +1,16 @@
-// What the CUDA kernels of rle share: sums over a block, and a block's walk over the runs of a mask.
+// What the CUDA kernels of rle share: a block's walk over the runs of a mask.
 #pragma once
 
-#include "../common/launch.cuh"
+#include "../common/scan.cuh"
 #include "launchers.h"
 
 namespace s2d::rle {
 namespace {
 
 constexpr int kThreads = 256, kWarps = kThreads / kWarp;
-constexpr unsigned kAll = 0xffffffffu;
 
 __device__ __forceinline__ int lane_id() { return static_cast<int>(threadIdx.x % kWarp); }
 __device__ __forceinline__ int warp_id() { return static_cast<int>(threadIdx.x / kWarp); }
-
-// The sum of a warp's values up to and with this lane's.
-template <typename T>
-__device__ __forceinline__ T warp_scan(T value) {
-  for (int offset = 1; offset < kWarp; offset *= 2) {
-    const T below = __shfl_up_sync(kAll, value, offset);
-    if (lane_id() >= offset) value += below;
-  }
-  return value;
-}
-
-// The sum of a block's values before this thread's, and of all. `sums` is shared, one for each of the block's warps.
-template <int kBlockWarps, typename T>
-__device__ __forceinline__ T block_scan(T value, T* sums, T& total) {
-  const T upto = warp_scan(value);
-  if (lane_id() == kWarp - 1) sums[warp_id()] = upto;
-  __syncthreads();
-  T before = upto - value;
-  total = 0;
-#pragma unroll
-  for (int w = 0; w < kBlockWarps; ++w) {
-    if (w < warp_id()) before += sums[w];
-    total += sums[w];
-  }
-  __syncthreads();
-  return before;
-}
 
 constexpr int kRunsPerThread = 4;
 
@@ -52,7 +24,7 @@ struct Runs {
   // A block walks over all runs: visit(index, start, length), each thread for runs of its own. Stops early once
   // all that follow start at `stop` or later. Unsigned, so that broken runs wrap around and stay harmless.
   template <typename Visit>
-  __device__ __forceinline__ void walk(uint32_t stop, uint32_t* sums, const Visit& visit) const {
+  __device__ __forceinline__ void walk(uint32_t stop, const Visit& visit) const {
     uint32_t carry = 0;
     for (int64_t chunk = begin; chunk < end && carry < stop; chunk += kThreads * kRunsPerThread) {
       const int64_t first = chunk + threadIdx.x * kRunsPerThread;
@@ -62,7 +34,7 @@ struct Runs {
         lengths[k] = first + k < end ? static_cast<uint32_t>(counts[first + k]) : 0;
         sum += lengths[k];
       }
-      uint32_t start = carry + block_scan<kWarps>(sum, sums, total);
+      uint32_t start = carry + sum_before<kThreads>(sum, total);
 #pragma unroll
       for (int k = 0; k < kRunsPerThread; ++k) {
         if (first + k < end) visit(first + k - begin, start, lengths[k]);

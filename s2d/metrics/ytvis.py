@@ -1,44 +1,157 @@
-"""Average precision and recall of whole tubes, class-agnostic, as YouTube-VIS evaluates with ``useCats=0``."""
+"""AP and AR of whole tubes, as the YouTube-VIS API defines them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import torch
 
+from s2d import _native
 from s2d.data.types import Tracks
-from s2d.metrics.tubes import tube_iou
+from s2d.metrics._evaluator import Evaluator
+from s2d.metrics._matching import Groups, Ranking, arrange, match, mean
+from s2d.metrics.tubes import overlap_counts
 
-IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
-RECALL_POINTS = np.linspace(0.0, 1.0, 101)
+_host = _native.host()
+
+# Mean area over the frames that an instance is in: small below 128^2 pixels, medium below 256^2.
+AREAS = (128**2, 256**2)
+
+
+class YTVOSeval(Evaluator):
+    """AP and AR of tubes, to the last digit those of the YouTube-VIS API's ``YTVOSeval``.
+
+    Used as `COCOeval`, with videos in place of images: ``params.vidIds``, ``evalVids``. The IoU of two tubes is the sum
+    over the frames of their intersections by that of their unions, for crowds too. Areas are means over
+    the frames that an instance is in, of the annotation's ``areas``; small below 128^2 pixels, medium below 256^2, both
+    ends belonging to both.
+
+    Args:
+        cocoGt, cocoDt: `s2d.metrics.YTVOS`, the API's own class or what has its ``getAnnIds``, ``loadAnns``,
+            ``getVidIds``, ``getCatIds`` and ``vids``.
+        iouType: "segm".
+
+    Raises:
+        ValueError: another ``iouType``; in ``evaluate``, tubes of one video that differ in length or in mask size.
+    """
+
+    units, unit = "vidIds", "video_id"
+    area = None
+    areas = AREAS
+    kinds = ("segm",)
+
+    @property
+    def evalVids(self) -> list:
+        """A dictionary for each category, area range and video, in this order, as the API documents them."""
+        return self._results()
+
+    @evalVids.setter
+    def evalVids(self, entries: Any) -> None:
+        self._given = list(entries)
+
+    def _unit_ids(self, dataset: Any) -> list:
+        return dataset.getVidIds()
+
+    def _areas(self, annotations: list[dict], column: np.ndarray) -> np.ndarray:
+        return np.array([_mean_area(annotation["areas"]) for annotation in annotations], dtype=np.float64)
+
+    def _overlaps(self, groups: Groups) -> np.ndarray:
+        # Tubes that meet no other need not be read.
+        met = np.diff(groups.dt_offsets).astype(bool) & np.diff(groups.gt_offsets).astype(bool)
+        frames = np.zeros(len(met), dtype=np.int64)
+        sides, tubes = [], []
+        for side, dataset, order, group in (
+            (self._dts, self.cocoDt, groups.dt_order, groups.dt_group),
+            (self._gts, self.cocoGt, groups.gt_order, groups.gt_group),
+        ):
+            wanted = met[group]
+            chosen = [side[n] for n in order[wanted].tolist()]
+            for annotation, k in zip(chosen, group[wanted].tolist(), strict=True):
+                length = len(annotation["segmentations"])
+                frames[k] = frames[k] or length
+                if length != frames[k]:
+                    raise ValueError(
+                        f"expected {frames[k]} masks, one a frame, got {length} for {self._name(annotation)}"
+                    )
+            sides.append(chosen)
+            tubes.append(_read_tubes(chosen, dataset))
+        self._check_sizes(sides, [sizes for _, _, sizes, _ in tubes])
+        crowd = np.zeros(len(groups.gt_order), dtype=np.uint8)
+        threads = torch.get_num_threads()
+        return _host.metrics.mask_iou(*tubes, groups.dt_offsets, groups.gt_offsets, frames, crowd, threads)
+
+    def _check_sizes(self, sides: list[list[dict]], sizes: list[np.ndarray]) -> None:
+        together = np.concatenate(sizes)
+        if not len(together) or not (together != together[0]).any():
+            return
+        sizes_of: dict = {}
+        rows = iter(together.tolist())
+        for annotation in (annotation for side in sides for annotation in side):
+            for frame, code in enumerate(annotation["segmentations"]):
+                if not code:
+                    continue
+                size = next(rows)
+                known = sizes_of.setdefault(annotation[self.unit], size)
+                if size != known:
+                    where = f"frame {frame} of {self._name(annotation)}"
+                    raise ValueError(
+                        f"expected masks of height and width {known} as others of the video, got {size} in {where}"
+                    )
+
+
+def _read_tubes(annotations: list[dict], dataset: Any) -> tuple:
+    """counts, offsets and sizes of the masks of some tubes, and the place of each frame's; -1 where it has none."""
+    tubes = [annotation["segmentations"] for annotation in annotations]
+    there = np.array([bool(code) for tube in tubes for code in tube], dtype=bool)
+    codes = [code for tube in tubes for code in tube if code]
+    sizes = None
+    if set(map(type, codes)) - {dict}:
+        videos = [dataset.vids[annotation["video_id"]] for annotation in annotations]
+        sizes = np.array(
+            [
+                (video["height"], video["width"])
+                for video, tube in zip(videos, tubes, strict=True)
+                for code in tube
+                if code
+            ]
+        )
+    return *_host.rle.from_coco(codes, sizes), np.where(there, np.cumsum(there) - 1, -1)
+
+
+def _mean_area(areas: list) -> float:
+    present = [float(area) for area in areas if area]
+    return sum(present) / len(present) if present else 0.0
 
 
 @dataclass(frozen=True)
 class AveragePrecision:
-    """The official summary over tubes of all areas, each in [0, 1]; NaN where the ground truth has no instance.
+    """The official summary, each in [0, 1]; NaN where the ground truth has no such instance.
 
     Attributes:
         ap: mean over the IoU thresholds 0.50, 0.55, ..., 0.95, at most 100 tracks a video.
-        ap50: at IoU 0.50.
-        ap75: at IoU 0.75.
-        ar1: recall, mean over the thresholds, with the single best-scored track of each video.
-        ar10: the same with ten tracks.
+        ap50, ap75: at IoU 0.50 and 0.75.
+        ap_small, ap_medium, ap_large: of instances whose area is small, medium or large.
+        ar1, ar10, ar100: recall, mean over the thresholds, with the best-scored 1, 10, 100 tracks of each video.
     """
 
     ap: float
     ap50: float
     ap75: float
+    ap_small: float
+    ap_medium: float
+    ap_large: float
     ar1: float
     ar10: float
+    ar100: float
 
 
 def average_precision(pairs: Sequence[tuple[Tracks, Tracks]]) -> AveragePrecision:
-    """AP, AP50, AP75, AR1 and AR10 over videos.
+    """AP and AR over videos, class-agnostic, as `YTVOSeval` with ``useCats = 0``.
 
-    In each video the tracks take turns by descending score (ties: the earlier one first) and each takes the free true
-    instance with the greatest IoU of at least the threshold. Precision at 101 recall points is the greatest precision
-    at that recall or a higher one. Source: the YouTube-VIS evaluator, which follows COCO's.
+    Areas are those of the masks: of official ground truth the file has areas of its own, which may differ.
 
     Args:
         pairs: (predictions, ground truth) of every video; pass an empty `Tracks` for a video without predictions. The
@@ -47,53 +160,42 @@ def average_precision(pairs: Sequence[tuple[Tracks, Tracks]]) -> AveragePrecisio
     Raises:
         ValueError: the two of a pair differ in number of frames or in mask size.
     """
-    total = sum(len(truth) for _, truth in pairs)
-    if total == 0:
-        return AveragePrecision(*[float("nan")] * 5)
-    scored = [_ranked(predictions, truth) for predictions, truth in pairs]
-    means = _curves(scored, total, most=100)[0].mean(1)
-    return AveragePrecision(
-        ap=float(means.mean()),
-        ap50=float(means[0]),
-        ap75=float(means[5]),
-        ar1=float(_curves(scored, total, most=1)[1].mean()),
-        ar10=float(_curves(scored, total, most=10)[1].mean()),
+    counts = [overlap_counts(*pair) for pair in pairs]
+    videos = np.arange(len(pairs))
+    dt_video, gt_video = (np.repeat(videos, [len(pair[side]) for pair in pairs]) for side in (0, 1))
+    scores = np.concatenate([predictions.scores.double().numpy() for predictions, _ in pairs] or [np.zeros(0)])
+    groups = arrange(
+        (np.zeros_like(dt_video), dt_video, scores),
+        (np.zeros_like(gt_video), gt_video),
+        categories=1,
+        units=len(pairs),
+        most=100,
     )
+    starts = np.searchsorted(dt_video, groups.unit)
+    iou = []
+    for k, video in enumerate(groups.unit.tolist()):
+        shared, areas, true_areas = (count.sum(-1).numpy() for count in counts[video])
+        union = areas[:, None] + true_areas[None] - shared
+        order = groups.dt_order[groups.dt_offsets[k] : groups.dt_offsets[k + 1]] - starts[k]
+        iou.append((shared / np.maximum(union, 1))[order].ravel())
+    dt_areas, gt_areas = (
+        np.concatenate([_mean_areas(count[side].numpy()) for count in counts] or [np.zeros(0)]) for side in (1, 2)
+    )
+    matches = match(
+        groups,
+        np.concatenate(iou or [np.zeros(0)]),
+        dt_areas=dt_areas[groups.dt_order],
+        gt_areas=gt_areas[groups.gt_order],
+        crowd=np.zeros(len(gt_areas), dtype=bool),
+        ranges=[[0, 1e10], [0, AREAS[0]], AREAS, [AREAS[1], 1e10]],
+    )
+    precision, recall, _ = Ranking(groups, matches).curves(most=[1, 10, 100])
+    values = [precision[..., 0, 2], precision[0, ..., 0, 2], precision[5, ..., 0, 2]]
+    values += [precision[..., area, 2] for area in (1, 2, 3)] + [recall[..., 0, limit] for limit in range(3)]
+    means = [mean(value) for value in values]
+    return AveragePrecision(*[float("nan") if value == -1 else value for value in means])
 
 
-def _ranked(predictions: Tracks, truth: Tracks) -> tuple[np.ndarray, np.ndarray]:
-    """Scores in descending order, and for each threshold whether the track in that place finds an instance.
-
-    The k best tracks of a video are matched alike whatever follows them, so this is done once for all limits.
-    """
-    scores = predictions.scores.double().numpy()
-    order = np.argsort(-scores, kind="stable")[:100]
-    iou = tube_iou(predictions, truth).numpy()[order]
-    hits = np.zeros((len(IOU_THRESHOLDS), len(order)), dtype=bool)
-    for row, threshold in enumerate(IOU_THRESHOLDS):
-        free = np.ones(iou.shape[1], dtype=bool)
-        for place in range(len(order)):
-            candidates = np.where(free, iou[place], -1.0)
-            # Of equal overlaps the official loop keeps the last.
-            best = len(candidates) - 1 - int(np.argmax(candidates[::-1])) if len(candidates) else -1
-            if best >= 0 and candidates[best] >= threshold:
-                free[best] = False
-                hits[row, place] = True
-    return scores[order], hits
-
-
-def _curves(scored: list[tuple[np.ndarray, np.ndarray]], total: int, most: int) -> tuple[np.ndarray, np.ndarray]:
-    """Precision at the recall points ``[10, 101]`` and the final recall ``[10]``, with ``most`` tracks a video."""
-    scores = np.concatenate([s[:most] for s, _ in scored])
-    hits = np.concatenate([h[:, :most] for _, h in scored], axis=1)[:, np.argsort(-scores, kind="stable")]
-    found = hits.cumsum(1)
-    recall = found / total
-    precision = found / np.arange(1, hits.shape[1] + 1)
-    # Precision that never rises again with recall: the maximum from the right.
-    precision = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-    sampled = np.zeros((len(IOU_THRESHOLDS), len(RECALL_POINTS)))
-    for row in range(len(IOU_THRESHOLDS)):
-        places = np.searchsorted(recall[row], RECALL_POINTS, side="left")
-        reached = places < recall.shape[1]
-        sampled[row, reached] = precision[row, places[reached]]
-    return sampled, recall[:, -1] if recall.shape[1] else np.zeros(len(IOU_THRESHOLDS))
+def _mean_areas(areas: np.ndarray) -> np.ndarray:
+    """float64 ``[N]`` of areas ``[N, T]``: means over the frames where there is one."""
+    return areas.sum(1) / np.maximum((areas > 0).sum(1), 1)

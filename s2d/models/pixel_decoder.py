@@ -29,7 +29,7 @@ class _EncoderLayer(nn.Module):
         attended = self.self_attn(tokens + position, reference, tokens, shapes)
         tokens = self.norm1(tokens + self.dropout(attended))
         # Dropout commutes with ReLU; in this order the backward pass keeps two wide tensors instead of three.
-        inner = F.relu(self.dropout(self.linear1(tokens)))
+        inner = F.relu_(self.dropout(self.linear1(tokens)))
         return self.norm2(tokens + self.dropout(self.linear2(inner)))
 
 

@@ -3,11 +3,27 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
 
 from s2d.ops import ms_deform_attn
+
+
+def _extents(shapes: Tensor | list[tuple[int, int]], device: torch.device) -> Tensor:
+    """Width and height of each level, float32 ``[L, 1, 2]``."""
+    if isinstance(shapes, Tensor):
+        return shapes.to(device, torch.float32).flip(-1)[:, None]
+    sizes = tuple((float(width), float(height)) for height, width in shapes)
+    return torch.tensor(sizes, device=device)[:, None] if torch.compiler.is_compiling() else _held(sizes, device)
+
+
+@lru_cache(maxsize=256)
+def _held(sizes: tuple[tuple[float, float], ...], device: torch.device) -> Tensor:
+    """Kept, since a CUDA graph cannot capture a copy from the host; made outside inference mode, for training too."""
+    with torch.inference_mode(False):
+        return torch.tensor(sizes, device=device)[:, None]
 
 
 class MSDeformAttn(nn.Module):
@@ -18,9 +34,12 @@ class MSDeformAttn(nn.Module):
         n_levels: levels L of the feature pyramid.
         n_heads: heads M.
         n_points: points P that each head reads on each level.
+        im2col_step: taken for the sake of existing callers; nothing is cut into steps here.
     """
 
-    def __init__(self, d_model: int = 256, n_levels: int = 4, n_heads: int = 8, n_points: int = 4) -> None:
+    def __init__(
+        self, d_model: int = 256, n_levels: int = 4, n_heads: int = 8, n_points: int = 4, im2col_step: int | None = None
+    ) -> None:
         super().__init__()
         if d_model % n_heads:
             raise ValueError(f"expected d_model to be a multiple of n_heads = {n_heads}, got {d_model}")
@@ -79,8 +98,7 @@ class MSDeformAttn(nn.Module):
         weights = self.attention_weights(query).unflatten(-1, (heads, levels * points)).softmax(-1)
         reference = reference_points[:, :, None, :, None]
         if reference_points.shape[-1] == 2:
-            shapes = torch.as_tensor(input_spatial_shapes, dtype=query.dtype, device=query.device)
-            locations = reference + offsets / shapes.flip(-1)[:, None]
+            locations = reference + offsets / _extents(input_spatial_shapes, query.device)
         elif reference_points.shape[-1] == 4:
             locations = reference[..., :2] + offsets / points * reference[..., 2:] * 0.5
         else:

@@ -71,6 +71,8 @@ int barrier(Barrier kind, int predicate, Site site);
 uint64_t warp(WarpOp op, unsigned mask, uint64_t value, int source, Site site);
 // Checks an atomic access.
 void atomic(void* place, size_t bytes, Site site);
+// Checks that a place is a multiple of an atomic vector's alignment.
+void aligned(const void* place, size_t alignment, Site site);
 void launch(dim3 blocks, dim3 threads, void* stream, const void* kernel, void (*body)(const void*),
             const void* closure);
 
@@ -202,6 +204,14 @@ SIMT_ATOMIC(atomicExch, value)
 SIMT_ATOMIC(atomicMin, value < old ? value : old)
 SIMT_ATOMIC(atomicMax, old < value ? value : old)
 #undef SIMT_ATOMIC
+
+// Of sm_90: each number by itself is added atomically, and the place is a multiple of sixteen bytes.
+__attribute__((noinline, no_sanitize("thread"))) inline float4 atomicAdd(float4* place, float4 value, SIMT_SITE) {
+  simt::aligned(place, alignof(float4), {file, line});
+  auto* each = reinterpret_cast<float*>(place);
+  return {atomicAdd(each, value.x, file, line), atomicAdd(each + 1, value.y, file, line),
+          atomicAdd(each + 2, value.z, file, line), atomicAdd(each + 3, value.w, file, line)};
+}
 
 template <typename T>
 __attribute__((noinline, no_sanitize("thread"))) T atomicCAS(T* place, std::type_identity_t<T> expected,

@@ -34,6 +34,7 @@ INSTRUMENTED = [
     "-fsanitize=thread,bounds,alignment",
     "--param=tsan-instrument-func-entry-exit=0",
     "--param=tsan-distinguish-volatile=1",
+    "-fno-gnu-unique",  # what a template shares within a block is not shared with the libraries of other rooms
     "-D__CUDA_ARCH__=900",  # headers shared with the CPU take the branch that the GPU takes
     *("-include", "cuda_runtime.h"),  # as nvcc does
     *("-x", "c++"),
@@ -119,6 +120,10 @@ class Emulator:
         """In which order threads and blocks run: 0 ascending, 1 descending, else a permutation drawn from the seed."""
         self._library.simt_set_order(ctypes.c_uint64(seed))
 
+    def set_on_gpu(self, on_gpu: bool) -> None:
+        """Whether tensors tell the bindings that they are on a GPU; at first they say what they are, on the CPU."""
+        self._library.simt_set_on_gpu(ctypes.c_bool(on_gpu))
+
     def kernels(self) -> dict[str, bool]:
         """Every kernel of the library, by its name in C++, and whether it was launched yet."""
         addresses = (ctypes.c_void_p * 4096)()
@@ -129,7 +134,7 @@ class Emulator:
             address, kind, name = line.split(" ", 2)
             if name == "simt_launched":
                 base -= int(address, 16)
-            found = re.match(r"(\S+_kernel(<.*>)?)\(", name.replace("(anonymous namespace)::", ""))
+            found = re.match(r"(?:void )?(\S+_kernel(<.*>)?)\(", name.replace("(anonymous namespace)::", ""))
             if found and kind in "tT":
                 kernels[found[1]] = int(address, 16)
         launched = {address - base for address in addresses[:number]}

@@ -211,6 +211,10 @@ void atomic(void* place, size_t bytes, Site site) {
   check(static_cast<const char*>(place), bytes, Kind::atomic, [&] { return at(site); });
 }
 
+void aligned(const void* place, size_t alignment, Site site) {
+  if (reinterpret_cast<uintptr_t>(place) % alignment) fail("misaligned: an atomic vector" + at(site));
+}
+
 }  // namespace simt
 
 // ---- what the compiler calls ----

@@ -27,6 +27,7 @@ class Fault:
 
 BITMASK, BINDING, FLOW = "bitmask/bitmask.cu", "bitmask/bitmask_cuda.cpp", "flow_warp_iou/flow_warp_iou.cu"
 COMPONENTS = "connected_components/connected_components.cu"
+ATTENTION = "ms_deform_attn/ms_deform_attn.cu"
 
 FAULTS = [
     Fault(
@@ -213,6 +214,22 @@ FAULTS = [
         "connected_components(specks)",
         r"differs",
     ),
+    Fault(
+        "sums of four that are no atomics",
+        ATTENTION,
+        "atomicAdd(reinterpret_cast<float4*>(place), make_float4(values[0], values[1], values[2], values[3]));",
+        "for (int k = 0; k < 4; ++k) place[k] += values[k];",
+        "attend()",
+        r"race: a thread (reads|writes) .*a buffer of 256 bytes",
+    ),
+    Fault(
+        "sums of four at a place for one",
+        ATTENTION,
+        "atomicAdd(reinterpret_cast<float4*>(place),",
+        "atomicAdd(reinterpret_cast<float4*>(place - 1),",
+        "attend()",
+        r"misaligned: ",
+    ),
 ]
 
 
@@ -230,6 +247,16 @@ from s2d.testing.cases.flow_warp_iou import noise
 def warp():
     case = noise(2, 3, 4, 37, 70)
     return flow_warp_counts(case.source, case.target, case.flow, None, case.reverse)
+
+def attend():
+    # Whole numbers at the centres of pixels: every sum is exact, in whatever order.
+    numbers = torch.Generator().manual_seed(0)
+    value, grad = (torch.randint(-9, 9, shape, generator=numbers).float() for shape in ((1, 16, 1, 4), (1, 40, 4)))
+    locations = (torch.randint(0, 4, (1, 40, 1, 1, 20, 2), generator=numbers) + 0.5) / 4
+    leaves = [value.requires_grad_(), locations.requires_grad_(), torch.ones(1, 40, 1, 1, 20, requires_grad=True)]
+    out = ms_deform_attn(leaves[0], [(4, 4)], *leaves[1:])
+    out.backward(grad)
+    return (out.detach(), *(leaf.grad for leaf in leaves))
 
 def words_of(result):
     return [getattr(part, "words", part) for part in (result if isinstance(result, tuple) else [result])]

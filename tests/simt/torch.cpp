@@ -16,6 +16,7 @@ namespace {
 
 int guards = 0;
 int stream = 0;
+bool on_gpu = false;
 
 // Torch's own function of this name.
 template <typename Function>
@@ -71,6 +72,14 @@ AOTITorchError aoti_torch_get_current_cuda_stream(int32_t, void** stream) {
   return 0;
 }
 
+AOTITorchError aoti_torch_get_device_type(AtenTensorHandle tensor, int32_t* type) {
+  if (simt::on_gpu) {
+    *type = aoti_torch_device_type_cuda();
+    return 0;
+  }
+  return simt::original<decltype(aoti_torch_get_device_type)>("aoti_torch_get_device_type")(tensor, type);
+}
+
 AOTITorchError torch_get_mutable_data_ptr(AtenTensorHandle tensor, void** data) {
   const auto error = simt::original<decltype(torch_get_mutable_data_ptr)>("torch_get_mutable_data_ptr")(tensor, data);
   simt::add_buffer(*data, simt::bytes_spanned(tensor), true);
@@ -82,4 +91,7 @@ AOTITorchError torch_get_const_data_ptr(AtenTensorHandle tensor, const void** da
   simt::add_buffer(*data, simt::bytes_spanned(tensor), false);
   return error;
 }
+
+// Whether tensors say that they are on a GPU: for bindings that read small ones where they are.
+void simt_set_on_gpu(bool on_gpu) { simt::on_gpu = on_gpu; }
 }

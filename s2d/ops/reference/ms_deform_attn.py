@@ -10,6 +10,16 @@ from torch import Tensor
 def attend(
     value: Tensor, spatial_shapes: list[list[int]], sampling_locations: Tensor, attention_weights: Tensor
 ) -> Tensor:
+    """The sum, in float32 or float64 whatever autocast says, rounded once where value is in half precision."""
+    wide = torch.float64 if value.dtype == torch.float64 else torch.float32
+    inputs = [tensor.to(wide) for tensor in (value, sampling_locations, attention_weights)]
+    with torch.autocast(value.device.type, enabled=False):
+        return _attend(inputs[0], spatial_shapes, *inputs[1:]).to(value.dtype)
+
+
+def _attend(
+    value: Tensor, spatial_shapes: list[list[int]], sampling_locations: Tensor, attention_weights: Tensor
+) -> Tensor:
     """One bilinear look-up per level for all heads and points, then one weighted sum."""
     number, _, heads, channels = value.shape
     queries, levels, points = sampling_locations.shape[1], *sampling_locations.shape[3:5]
