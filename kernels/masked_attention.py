@@ -1,13 +1,13 @@
 """masked_attention in Triton: what rows attend to, forward, backward, and the masks. Not run on a GPU.
 
-                                                                                    a block takes
-    plan_kernel          words, frame_keep -> words attended to, tiles of kept frames 4 rows, or all tiles
-    attend_kernel        q, k, v, words, tiles -> partial results                   128 rows, a split of the tiles
-    combine_kernel       partial results -> out, logsumexp                          128 values of a head
-    backward_kernel      q, k, v, grad, ... -> grad_k, grad_v, partial grad_q       as in attend_kernel
-    add_kernel           partial grad_q -> grad_q                                   as in combine_kernel
-    resize_kernel        logits -> words                                            512 keys, 8 rows
-    product_mask_kernel  embed, features -> words                                   64 keys, 128 rows
+                                                                                       a block takes
+    plan_kernel          words, frame_keep -> words attended to, tiles of kept frames  4 rows, or all tiles
+    attend_kernel        q, k, v, words, tiles -> partial results                      128 rows, a split of the tiles
+    combine_kernel       partial results -> out, logsumexp                             128 values of a head
+    backward_kernel      q, k, v, grad, ... -> grad_k, grad_v, partial grad_q          as in attend_kernel
+    add_kernel           partial grad_q -> grad_q                                      as in combine_kernel
+    resize_kernel        logits -> words                                               256 keys, 8 rows
+    product_mask_kernel  embed, features -> words                                      64 keys, 128 rows
 
 Queries are few and keys many: a block holds all rows of a head and walks through its part of the tiles, of 64 keys (a
 word of each row) that are read once. It keeps the partial softmax and a partial result of 128 x D in registers; dropped
@@ -50,8 +50,8 @@ INTERPRETED = tl.constexpr(bool(triton.knobs.runtime.interpret))
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 PLAN = {"ROWS": 4, "WORDS": 1024, "num_warps": 8, "num_stages": 1}
-ADD = {"SPLITS": 16, "VALUES": 128, "num_warps": 4, "num_stages": 1}
-RESIZE = {"ROWS": 8, "HALVES": 16, "num_warps": 4, "num_stages": 1}
+ADD = {"SPLITS": 8, "VALUES": 128, "num_warps": 4, "num_stages": 1}
+RESIZE = {"ROWS": 8, "HALVES": 8, "num_warps": 4, "num_stages": 1}
 
 
 def _options(lanes: int, rows: int, warps: int, stages: int) -> dict[str, int]:
