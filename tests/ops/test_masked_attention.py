@@ -29,7 +29,8 @@ def smaller(case: Case, emulated: bool) -> Case:
         return case
     size = (min(case.size[0], 3), min(case.size[1], 7))
     counts = {"clips": 1, "frames": min(case.frames, 4), "queries": min(case.queries, 3), "heads": min(case.heads, 2)}
-    return dataclasses.replace(case, size=size, **counts)
+    # Where a query has a single key, gradients that should be 0 are all rounding.
+    return dataclasses.replace(case, size=size, density=case.density and max(case.density, 0.2), **counts)
 
 
 def with_gradients(impl, mask, keep, grad=None):
