@@ -278,6 +278,7 @@ def attend_kernel(
         tl.store(levels + row, level, row < queries)
         tl.store(sums + row, total, row < queries)
         write_rows(partial, row, queries, sixteens, out)
+        # Threads meet in this maximum: what was written so far may be overwritten by others.
         broken = not_finite(out)
     if broken:
         for first in range(top, tl.minimum(top + ROWS, queries), 8):
@@ -344,7 +345,7 @@ def slopes_of_tiles(
         by_q = product(slope, key, by_q)
         write_keys(grad_v, tile, one, keys, sixteens, by_v)
         write_keys(grad_k, tile, one, keys, sixteens, by_k)
-    return by_q, not_finite(query) | not_finite(by_out) | not_finite(by_q)
+    return by_q, not_finite(query) | not_finite(by_out)
 
 
 @jit
@@ -408,6 +409,7 @@ def backward_kernel(
             queries, keys, length, channels, sixteens, row, LANES, real,
         )  # fmt: skip
         write_rows(partial, row, queries, sixteens, by_q)
+        broken |= not_finite(by_q)
     if broken:
         last, scale = tl.minimum(top + ROWS, queries), log2_scale(channels, real)
         for first in range(top, last, 8):

@@ -112,6 +112,7 @@ def masked_attention(
 
     Raises:
         TypeError: dtypes that do not fit. ValueError: shapes that do not fit each other.
+        RuntimeError: D > 128 on a GPU.
     """
     if torch.is_autocast_enabled(q.device.type):
         # As torch casts for its own attention: what is float64 stays.

@@ -115,6 +115,15 @@ def test_equals_the_definition_of_more_than_a_program_takes(device, monkeypatch)
     assert_equals_definition(q, k, v, mask, keep)
 
 
+def test_heads_of_more_than_128_channels_are_left_to_the_cpu(device, emulated):
+    q, k, v, mask, keep = (part.to(device) for part in make(Case("wide", 1, 1, (2, 3), 2, 1, 130)))
+    if device == "cpu" and not emulated:
+        assert_equals_definition(q, k, v, mask, keep)
+        return
+    with pytest.raises(RuntimeError, match="expected q with at most 128 channels on a GPU, got 130"):
+        masked_attention(q, k, v, mask, keep)
+
+
 def test_runs_are_equal_to_the_bit(device):
     q, k, v, mask, keep = (part.to(device) for part in make(CASES[1], torch.float16))
     first, again = (with_gradients("native", mask, keep)(q, k, v) for _ in range(2))
