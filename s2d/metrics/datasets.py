@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -114,7 +115,7 @@ class COCO(_Dataset):
     """Images and their annotations, as ``pycocotools.coco.COCO`` has them.
 
     Attributes:
-        dataset: the json. imgs, anns, cats: its parts by id.
+        dataset: the json. imgs, anns, cats: its parts by id. Masks are read from it once.
 
     Args:
         annotation_file: a COCO json, or what is in one.
@@ -124,6 +125,13 @@ class COCO(_Dataset):
     """
 
     unit, units = "image_id", "images"
+
+    @cached_property
+    def masks(self) -> RLE:
+        """The masks of all annotations in the order of ``anns``, read once; ValueError for one that is none."""
+        sizes = [[self.imgs[a["image_id"]].get(side, 0) for side in ("height", "width")] for a in self.anns.values()]
+        codes = [annotation.get("segmentation") for annotation in self.anns.values()]
+        return RLE.from_coco(codes, sizes) if codes else RLE.empty(0, 0, 0)
 
     @property
     def imgs(self) -> dict:
@@ -148,10 +156,8 @@ class COCO(_Dataset):
             if "segmentation" not in annotation:
                 what = f"result {annotation['id']} of {self._named(annotation['image_id'])} in {self._source}"
                 raise InputError(f"expected {what} to have a segmentation, got none")
-        codes = [annotation["segmentation"] for annotation in annotations]
-        sizes = [[self.imgs[a["image_id"]].get(side, 0) for side in ("height", "width")] for a in annotations]
         try:
-            areas = _areas(codes, sizes)
+            areas = rle_area(self.masks).tolist()
         except ValueError as error:
             raise InputError(f"expected masks in {self._source} that can be read, got: {error}") from None
         for annotation, area in zip(annotations, areas, strict=True):
