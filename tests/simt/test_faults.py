@@ -153,8 +153,8 @@ FAULTS = [
     Fault(
         "a grid that is too small",
         BITMASK,
-        "unpack_kernel, grid_for(ceil_div(rows * width, kRun))",
-        "unpack_kernel, grid_for(rows * width / kRun)",
+        "unpack_kernel, grid_for(ceil_div(rows * width, kRun), kThreads)",
+        "unpack_kernel, grid_for(rows * width / kRun, kThreads)",
         "unpack_masks(pack_masks(masks((1, 1, 4097))))",
         r"differs",
     ),
