@@ -101,7 +101,8 @@ def seeded_points(seed: int) -> Iterator[None]:
         points = []
         for count in (int(shares[0] * number), number - int(shares[1] * number)):
             points.append(torch.zeros(keep.numel(), count, 2))
-            points[-1][keep.flatten()] = rand(int(keep.sum()), count, 2)
+            if keep.any():
+                points[-1][keep.flatten()] = rand(int(keep.sum()), count, 2)
         return original_loss(logits, target, keep, number, *shares, points=tuple(points))
 
     torch.rand, criterion.temporal_drop_loss = rand, loss

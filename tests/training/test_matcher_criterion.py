@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
-
 import pytest
 import torch
 
 from s2d.data.clips import ClipTargets
+from s2d.testing.official import seeded_points
 from s2d.training.criterion import clip_losses, weighted_sum
 from s2d.training.drop import drop_frames, drop_labels
 from s2d.training.matcher import match
@@ -140,11 +139,7 @@ def test_drops_of_labels_and_frames():
 )
 def test_the_official_numbers(test_data, case, targets, everything):
     """Matching, losses and gradients of the last head: the same random points give the released code's numbers."""
-    folder = test_data / "parity"
-    spec = importlib.util.spec_from_file_location("deterministic", folder / "deterministic.py")
-    deterministic = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(deterministic)
-    numbers = torch.load(folder / "parity_small.pt", weights_only=True)
+    numbers = torch.load(test_data / "parity" / "parity_small.pt", weights_only=True)
     logits = numbers["forward"]["pred_logits"].clone().requires_grad_()
     masks = numbers["forward"]["pred_masks"].clone().requires_grad_()
     tubes = numbers["targets"][targets]["masks"]
@@ -152,10 +147,10 @@ def test_the_official_numbers(test_data, case, targets, everything):
     official = LossSettings(class_loss=2, match_class=2, num_points=256, match_frames="all")
     target, wanted = ClipTargets(tubes, keep), numbers["criterion"][case]
 
-    with deterministic.SeededRand(1000):
+    with seeded_points(1000):
         rows, columns = match(logits[0], masks[0], target, official)
     assert [t.tolist() for t in (rows, columns)] == [t.tolist() for t in wanted["indices"][0][0]]
-    with deterministic.SeededRand(1000):
+    with seeded_points(1000):
         losses = clip_losses(heads(masks, logits), [target], official)
     for name, value in losses.items():
         assert value.item() == pytest.approx(wanted["losses"][name], rel=1e-5, abs=1e-6)
