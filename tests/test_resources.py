@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -116,14 +117,33 @@ def test_what_is_wrong_is_said():
         Usage("toy::a<0>", 90, 32, 8, 0),
         Usage("toy::a<1>", 100, 65, 16, 0),
         Usage("toy::new", 90, 8, 0, 0),
-        Usage("toy::gone", 90, 8, 0, 0),
+        Usage("toy::gone", 90, 8, 0, 163 * 1024 + 1),
+        Usage("toy::gone", 80, 8, 0, 163 * 1024 + 1),
     ]
     assert resources.problems(wrong, limits) == [
         "toy::a for sm_80: 33 registers, the ceiling is 32",
         "toy::a<0> for sm_90: 8 bytes of stack (spills), the ceiling is 0",
         "toy::a<1> for sm_100: 65 registers, the ceiling is 64",
         "toy::new for sm_90: no ceiling in resources.toml",
+        "toy::gone for sm_80: 166913 bytes of shared memory, a block has at most 166912",
     ]
+
+
+@pytest.mark.parametrize(("architecture", "instruction"), [(80, "HMMA"), (90, "HGMMA"), (100, "UTCHMMA")])
+def test_products_of_halves_run_on_tensor_cores_and_their_tiles_come_by_sixteen_bytes(architecture, instruction):
+    needs_a_reader()
+    needs_triton()
+    module = resources.triton_modules()["masked_attention"]
+    seen = set()
+    for variant in module.VARIANTS:
+        kinds, constants = variant["signature"].values(), variant["constants"]
+        if not {"*fp16", "*bf16"} & set(kinds) or constants.get("LANES", constants.get("GROUP")) not in (32, 8):
+            continue
+        text = resources.instructions("masked_attention", variant, architecture)
+        assert re.search(rf"\b{instruction}\b", text), variant
+        assert re.search(r"\bLDGSTS\S*\.128\b", text), variant
+        seen.add(variant["kernel"].__name__)
+    assert seen == {"attend_kernel", "backward_kernel", "product_mask_kernel"}
 
 
 @pytest.mark.parametrize("architecture", resources.ARCHITECTURES)

@@ -112,3 +112,12 @@ def test_a_named_implementation_runs_or_raises(monkeypatch):
     with pytest.raises(RuntimeError, match=r"s2d::bitmask: expected a native kernel for cpu, got none: .*build it"):
         mask_area(dense)
     assert mask_area(dense, impl="reference").tolist() == [6]
+
+
+def test_a_device_without_a_kernel_runs_the_definition_unless_one_is_asked_for():
+    import torch
+
+    room, elsewhere = room_of("temporal_drop_loss"), torch.device("meta")
+    assert room.choose(elsewhere) == "reference"
+    with pytest.raises(RuntimeError, match="expected a native kernel for meta, got none: it has kernels for cpu"):
+        room.choose(elsewhere, "native")

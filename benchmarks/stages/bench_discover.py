@@ -88,7 +88,8 @@ def _version(kind: str) -> str:
     """Changes with the sources of what is measured and of what measures it."""
     root = Path(__file__).parents[2]
     digest = hashlib.sha256(kind.encode())
-    for pattern in ("s2d/stages/_*.py", "s2d/stages/discover.py", "s2d/metrics/*.py", "s2d/data/synthetic/*.py"):
+    sources = ("stages/_*.py", "stages/discover.py", "motion/*.py", "metrics/*.py", "data/synthetic/*.py")
+    for pattern in (f"s2d/{part}" for part in sources):
         for file in [*sorted(root.glob(pattern)), Path(cases.__file__)]:
             digest.update(file.read_bytes())
     return digest.hexdigest()[:12]

@@ -181,7 +181,7 @@ def ytvis(videos: int, frames: int, predictions: int, categories: int = 40) -> t
     return truth, results
 
 
-def official_ytvis(truth: dict, results: list[dict]) -> np.ndarray:
+def official_ytvis(truth: dict, results: list[dict], classes: bool) -> np.ndarray:
     """The twelve numbers by pycocotools' evaluator, with the API's IoU of tubes and its areas."""
     from pycocotools import mask
     from pycocotools.cocoeval import COCOeval as Base
@@ -195,7 +195,8 @@ def official_ytvis(truth: dict, results: list[dict]) -> np.ndarray:
                     store[annotation["video_id"], annotation["category_id"]].append(row)
 
         def computeIoU(self, video: int, category: int) -> Any:
-            own, wanted = self._dts[video, category], self._gts[video, category]
+            categories = [category] if classes else self.params.catIds
+            own, wanted = ([row for c in categories for row in side[video, c]] for side in (self._dts, self._gts))
             order = np.argsort([-row["score"] for row in own], kind="mergesort")[: self.params.maxDets[-1]]
             ious = np.zeros((len(order), len(wanted)))
             for i, j in np.ndindex(ious.shape):
@@ -213,6 +214,7 @@ def official_ytvis(truth: dict, results: list[dict]) -> np.ndarray:
     evaluator.found = [{"id": n, "iscrowd": 0, **row} for n, row in enumerate(results, 1)]
     evaluator.params.imgIds = [video["id"] for video in truth["videos"]]
     evaluator.params.catIds = [category["id"] for category in truth["categories"]]
+    evaluator.params.useCats = int(classes)
     evaluator.params.areaRng = [[0, 1e10], [0, 128**2], [128**2, 256**2], [256**2, 1e10]]
     return stats(evaluator)
 
@@ -222,17 +224,25 @@ def ytvis_pairs(quick: bool) -> list[Pair]:
     truth, results = ytvis(videos, frames, 10)
     reader = YTVOS(truth)
     found = reader.loadRes(results)
+
+    def ours(classes: bool) -> np.ndarray:
+        evaluator = YTVOSeval(reader, found)
+        evaluator.params.useCats = int(classes)
+        return stats(evaluator)
+
     return [
         compare(
-            "YTVOSeval",
-            lambda: stats(YTVOSeval(reader, found)),
-            lambda: official_ytvis(truth, results),
+            f"YTVOSeval, {'40 classes' if classes else 'class-agnostic'}",
+            lambda classes=classes: ours(classes),
+            lambda classes=classes: official_ytvis(truth, results, classes),
             peer="the API's method on pycocotools",
             agree=np.array_equal,
             case=f"{videos} videos of {frames} frames, 10 predictions each",
             goal=20,
+            seconds=0,
             minimum_runs=3,
         )
+        for classes in (False, True)
     ]
 
 

@@ -1,7 +1,8 @@
 """Quality of optical flow on real pairs with ground truth: python -m benchmarks.stages.bench_flow [--weights RAFT.pth]
 
 Reads the two pairs under ``$S2D_TEST_DATA/data/flow`` and prints the end-point error and KITTI's share of outliers of
-the prior `dis` at each preset, which must equal OpenCV's DIS called directly, and of OpenCV's Farneback as a yardstick.
+the prior `dis` at each quality, which at OpenCV's presets must equal its DIS called directly, and of OpenCV's Farneback
+as a yardstick.
 KITTI's pair is a fast turn, up to 190 px a frame, so pixels that move less than `SLOW` are shown by themselves, too.
 """
 
@@ -49,6 +50,7 @@ def flows(folder: Path, first: str, second: str, weights: str | None) -> dict[st
         found[f"dis {quality}"] = flow = make_prior("dis", quality=quality).scene(frames, 0, video).forward[0].numpy()
         direct = cv2.DISOpticalFlow_create(preset).calc(*grey, None)
         assert np.array_equal(flow, direct), f"dis {quality} differs from OpenCV's on {folder.name}"
+    found["dis fine"] = make_prior("dis").scene(frames, 0, video).forward[0].numpy()
     found["Farneback"] = cv2.calcOpticalFlowFarneback(*grey, None, 0.5, 5, 15, 3, 5, 1.2, 0)
     if weights:
         found["raft"] = make_prior(f"raft:{weights}").scene(frames, 0, video).forward[0].numpy()

@@ -21,7 +21,7 @@ from s2d.ops import RLE, PointTracks
 from s2d.stages.discover import DiscoverSettings, discover
 
 SEEDS = range(1000, 1040)
-TUNING_SEEDS = range(5000, 5020)
+TUNING_SEEDS = range(5000, 5060)
 REAL = {
     "dogs-scale": ("dogs-scale/video.mp4", "ytvis_dogs-scale_koala.json"),
     "koala": ("koala/video.mp4", "ytvis_dogs-scale_koala.json"),
@@ -102,7 +102,6 @@ def ablations() -> dict[str, Way]:
         "of a frame's masks the last": {"choice": "last"},
         "3 masks at least": {"least_masks": 3},
         "5 masks at least": {"least_masks": 5},
-        "any score": {"least_score": 0.0},
         "any share of frames": {"least_share": 0.0},
         "outliers are kept": {"outlier": 0.0},
         "parts are kept": {"inside": 1.0},
@@ -122,9 +121,11 @@ def ablations() -> dict[str, Way]:
             "match_density": ((50, 0.05, 3), (9, 0.1, 3), (0, 0.1, 3)),
         },
     }
-    return {name: Way(DiscoverSettings(**change)) for name, change in ours.items()} | {
-        name: Way(DiscoverSettings.paper(**change)) for name, change in official.items()
-    }
+    return (
+        {name: Way(DiscoverSettings(**change)) for name, change in ours.items()}
+        | {"flow of large patches": Way(DiscoverSettings(), "medium")}
+        | {name: Way(DiscoverSettings.paper(**change)) for name, change in official.items()}
+    )
 
 
 def generated(seed: int, frames: int = 28) -> Case:
@@ -137,8 +138,7 @@ def generated(seed: int, frames: int = 28) -> Case:
         camera=float(seed % 2),
     )
     clip = generate_clip(settings, seed=seed)
-    flow = KeptPrior(DisPrior().scene, "dis")
-    return Case(clip.video, clip.tracks, {"flow": flow, "tracks": KeptPrior(_exact_tracks(clip), "exact")})
+    return Case(clip.video, clip.tracks, _flows() | {"tracks": KeptPrior(_exact_tracks(clip), "exact")})
 
 
 def cut_clip(seed: int) -> Case:
@@ -155,7 +155,7 @@ def cut_clip(seed: int) -> Case:
             halves = [case.truth.annotated[n], torch.zeros(length, dtype=torch.bool)]
             annotated.append(torch.cat(halves[:: 1 if place == 0 else -1]))
     truth = Tracks(video.name, first.truth.size, RLE.cat(parts), torch.stack(annotated), torch.ones(len(annotated)))
-    return Case(video, truth, {"flow": KeptPrior(DisPrior().scene, "dis")})
+    return Case(video, truth, _flows())
 
 
 def real(name: str, short_side: int = 240) -> Case:
@@ -163,7 +163,11 @@ def real(name: str, short_side: int = 240) -> Case:
     path, labels = REAL[name]
     video = open_video(clips_folder() / path, short_side=short_side)
     truth = next(tracks for tracks in read_ytvis(clips_folder() / labels) if tracks.video == name)
-    return Case(video, at_size(truth, video.size), {"flow": KeptPrior(DisPrior().scene, "dis")})
+    return Case(video, at_size(truth, video.size), _flows())
+
+
+def _flows() -> dict[str, MotionPrior]:
+    return {"flow": KeptPrior(DisPrior().scene, "dis"), "medium": KeptPrior(DisPrior(quality="medium").scene, "medium")}
 
 
 def clips_folder() -> Path:

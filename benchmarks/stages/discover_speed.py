@@ -1,7 +1,7 @@
-"""Seconds of each step of discovery, how they grow, and what the official way would compute.
+"""Seconds of each step of discovery, how they and what is stored grow, and what the official way would compute.
 
-On a machine that does other work, too, set ``OMP_WAIT_POLICY=PASSIVE``: threads that wait for each other actively
-multiply the time of short operators there.
+Seconds are given twice: on the clock and of the processors. On a machine that does other work, too, set
+``OMP_WAIT_POLICY=PASSIVE``: threads that wait for each other actively multiply the time of short operators there.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from scipy.spatial import cKDTree
 from torch import Tensor
 
 from benchmarks.stages import discover_cases as cases
@@ -24,7 +25,7 @@ from s2d.data.types import FrameMasks, Tracks
 from s2d.data.video import Video
 from s2d.motion.dis import DisPrior
 from s2d.motion.prior import MotionPrior
-from s2d.ops import RLE, rle_area
+from s2d.ops import RLE, TrackCoverage, rle_area, rle_encode
 from s2d.stages import discover as stage
 from s2d.stages._agreement import Agreement
 from s2d.viz.table import text_table
@@ -44,18 +45,23 @@ STEPS: dict[str, tuple[ModuleType, str]] = {
 }
 
 
+def clocks() -> np.ndarray:
+    """Seconds on the clock and of the processors, all threads together."""
+    return np.array([time.perf_counter(), time.process_time()])
+
+
 @contextlib.contextmanager
-def timed(note: Callable[[Agreement], None]) -> Iterator[dict[str, float]]:
-    """Seconds that the named functions of the stage take inside the block; ``note`` gets the agreement."""
-    seconds = dict.fromkeys(STEPS, 0.0)
+def timed(note: Callable[[Agreement | TrackCoverage], None]) -> Iterator[dict[str, np.ndarray]]:
+    """`clocks` of the named functions of the stage inside the block; ``note`` gets what is stored of pairs of masks."""
+    seconds = {step: np.zeros(2) for step in STEPS}
     before = {step: getattr(module, name) for step, (module, name) in STEPS.items()}
 
     def wrap(step: str, call: Any) -> Any:
         def wrapped(*arguments: Any, **options: Any) -> Any:
-            start = time.perf_counter()
+            start = clocks()
             result = call(*arguments, **options)
-            seconds[step] += time.perf_counter() - start
-            if isinstance(result, Agreement):
+            seconds[step] += clocks() - start
+            if isinstance(result, (Agreement, TrackCoverage)):
                 note(result)
             return result
 
@@ -90,10 +96,23 @@ def first_frames(proposals: FrameMasks, frames: int, each: int) -> FrameMasks:
     return FrameMasks(proposals.video, proposals.size, frames, *parts)
 
 
-class Run(NamedTuple):
-    """Seconds of each step, and bytes of what is kept of all pairs of masks."""
+def label_maps(size: tuple[int, int], frames: int, each: int) -> FrameMasks:
+    """Frames cut into so many masks each, the cells around points that jitter: no two overlap."""
+    rng = np.random.default_rng(0)
+    sites = rng.random((each, 2)) * size
+    pixels = np.stack(np.indices(size), -1).reshape(-1, 2)
+    cells = []
+    for _ in range(frames):
+        owner = cKDTree(sites + 3 * rng.standard_normal(sites.shape)).query(pixels)[1].reshape(size)
+        cells.append(rle_encode(torch.from_numpy(owner == np.arange(each)[:, None, None])))
+    index = torch.arange(frames).repeat_interleave(each)
+    return FrameMasks("cells", size, frames, RLE.cat(cells), index, torch.ones(len(index)))
 
-    seconds: dict[str, float]
+
+class Run(NamedTuple):
+    """`clocks` of each step, and bytes of what is kept of all pairs of masks."""
+
+    seconds: dict[str, np.ndarray]
     stored: int
 
 
@@ -101,23 +120,25 @@ def run_timed(frames: Tensor, proposals: FrameMasks, prior: MotionPrior, runs: i
     """The least seconds of each step over some runs."""
     video = Video.from_frames(frames[: proposals.num_frames])
     settings = stage.DiscoverSettings()
-    best: dict[str, float] = {}
-    stored = 0
+    best: dict[str, np.ndarray] = {}
+    stored: dict[type, int] = {}
 
-    def note(agreement: Agreement) -> None:
-        nonlocal stored
-        arrays = (agreement.iou.data, agreement.iou.indices, agreement.iou.indptr, *agreement.sees)
-        stored = sum(array.nbytes for array in arrays)
+    def note(kept: Agreement | TrackCoverage) -> None:
+        if isinstance(kept, Agreement):
+            arrays = (kept.iou.data, kept.iou.indices, kept.iou.indptr, *kept.sees)
+        else:
+            arrays = tuple(tensor.numpy() for tensor in kept)
+        stored[type(kept)] = sum(array.nbytes for array in arrays)
 
     for _ in range(runs):
         with timed(note) as seconds:
-            start = time.perf_counter()
+            start = clocks()
             stage.discover(video, proposals, settings, motion=prior, progress=False)
-            whole = time.perf_counter() - start
+            whole = clocks() - start
             seconds["the rest"] = whole - sum(seconds.values())
             seconds["all after the flow"] = whole
-        best = {step: min(value, best.get(step, value)) for step, value in seconds.items()}
-    return Run(best, stored)
+        best = {step: np.minimum(value, best.get(step, value)) for step, value in seconds.items()}
+    return Run(best, sum(stored.values()))
 
 
 def official_cost(proposals: FrameMasks, lines: int = 50, iterations: int = 6) -> dict[str, float]:
@@ -142,10 +163,10 @@ def speed(quick: bool) -> dict[str, Any]:
     truth, small = case.truth, case.video.resized(short_side=stage.DiscoverSettings().short_side)
     frames = small.clip(0, 30 if quick else small.num_frames)
     many = many_proposals(truth, 10 if quick else 40)
-    start = time.perf_counter()
+    start = clocks()
     prior = cases.KeptPrior(DisPrior().scene, "dis")
     prior.scene(frames, 0, small)
-    flow = time.perf_counter() - start
+    flow = (clocks() - start).tolist()
     ten = first_frames(many, len(frames), 10)
     main = run_timed(frames, ten, prior)
     cost = official_cost(ten)
@@ -153,49 +174,44 @@ def speed(quick: bool) -> dict[str, Any]:
         f"{len(frames)} frames of 854 x 480 followed at {small.size[1]} x {small.size[0]}, {len(ten)} proposals, "
         f"{torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f}"
     )
-    rows = [["flow (DIS)", f"{flow:.2f}"], *([step, f"{value:.3f}"] for step, value in main.seconds.items())]
-    print(text_table(["step", "seconds"], rows))
+    rows = [["flow (DIS)", *map("{:.2f}".format, flow)]]
+    rows += [[step, *map("{:.3f}".format, value)] for step, value in main.seconds.items()]
+    print(text_table(["step", "seconds", "of the processors"], rows))
     print(
         f"the official way: {cost['passes']} passes of CoTracker3 over the video, about {cost['flops']:.1e} operations"
     )
-    result = {"frames": len(frames), "proposals": len(ten), "flow": flow, "official": cost, "load": os.getloadavg()[0]}
+    result = {"frames": len(frames), "proposals": len(ten), "official": cost, "load": os.getloadavg()[0]}
     result |= {"threads": torch.get_num_threads(), "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY")}
-    result |= {"seconds": main.seconds, "stored bytes": main.stored, "growth": {}}
+    for place, name in enumerate(("seconds", "seconds of the processors")):
+        result[name] = {"flow": flow[place]} | {step: value[place] for step, value in main.seconds.items()}
+    result |= {"stored bytes": main.stored, "growth": {}}
     if quick:
         return result
     lengths, numbers = (20, 40, 80), (5, 10, 20, 40)
     for name, sizes, make in (
-        ("frames", lengths, lambda size: (size, 10)),
-        ("masks a frame", numbers, lambda size: (40, size)),
+        ("frames", lengths, lambda size: first_frames(many, size, 10)),
+        ("masks a frame", numbers, lambda size: first_frames(many, 40, size)),
+        ("masks a frame that do not overlap", numbers, lambda size: label_maps(truth.size, 40, size)),
     ):
-        chosen = [first_frames(many, *make(size)) for size in sizes]
+        chosen = [make(size) for size in sizes]
         runs = []
         for proposals in chosen:
             part = cases.KeptPrior(DisPrior().scene, "dis")
             part.scene(frames[: proposals.num_frames], 0, small)
             runs.append(run_timed(frames, proposals, part, 2))
-        product = [len(proposals) * proposals.num_frames for proposals in chosen]
-        seconds = [run.seconds["all after the flow"] for run in runs]
-        stored = [run.stored for run in runs]
-        result["growth"][name] = {
-            "sizes": sizes,
-            "masks": [len(proposals) for proposals in chosen],
-            "seconds": seconds,
-            "stored bytes": stored,
-            "exponent of seconds": exponent(sizes, seconds),
-            "exponent of bytes": exponent(sizes, stored),
-            "exponent of frames x masks": exponent(sizes, product),
+        measured = {
+            "seconds": [run.seconds["all after the flow"][1] for run in runs],
+            "bytes": [run.stored for run in runs],
+            "frames x masks": [len(proposals) * proposals.num_frames for proposals in chosen],
         }
+        exponents = {what: exponent(sizes, values) for what, values in measured.items()}
+        result["growth"][name] = {"sizes": sizes} | measured | {"exponents": exponents}
         rows = [
-            [str(size), str(len(p)), f"{sec:.3f}", f"{b / 1e6:.2f}"]
-            for size, p, sec, b in zip(sizes, chosen, seconds, stored, strict=True)
+            [str(size), str(len(p)), f"{run.seconds['all after the flow'][1]:.3f}", f"{run.stored / 1e6:.2f}"]
+            for size, p, run in zip(sizes, chosen, runs, strict=True)
         ]
-        print("\n" + text_table([name, "masks", "seconds", "MB stored"], rows))
-        grown = result["growth"][name]
-        print(
-            f"seconds grow with exponent {grown['exponent of seconds']:.2f}, stored bytes with "
-            f"{grown['exponent of bytes']:.2f}, frames x masks with {grown['exponent of frames x masks']:.2f}"
-        )
+        print("\n" + text_table([name, "masks", "seconds of the processors", "MB stored"], rows))
+        print("exponents: " + ", ".join(f"{what} {value:.2f}" for what, value in exponents.items()))
     return result
 
 

@@ -48,6 +48,11 @@ S2D_LOOP void resize_row(const Resize<T>& r, const T* map, int64_t y, uint8_t* _
   const T *near = r.columns.near.data(), *far = r.columns.far.data();
   const T upper = r.rows.near[y], lower = r.rows.far[y];
   const auto width = static_cast<int64_t>(r.columns.first.size());
+  // Of a coarse level: it leaves rows out, which the hardware does not foresee.
+  if (y + 1 < static_cast<int64_t>(r.rows.first.size())) {
+    const T *next = map + r.rows.first[y + 1] * r.width, *last = map + r.rows.second[y + 1] * r.width + r.width;
+    for (; next < last; next += 64 / sizeof(T)) __builtin_prefetch(next);
+  }
   for (int64_t x = 0; x < width; ++x) {
     const T above = a[first[x]] * near[x] + a[second[x]] * far[x];
     const T below = b[first[x]] * near[x] + b[second[x]] * far[x];

@@ -11,6 +11,7 @@ import torch
 from s2d import _native
 from s2d.metrics._evaluator import Evaluator
 from s2d.metrics._matching import Groups
+from s2d.metrics.datasets import COCO
 
 _native_host = _native.host()
 _host = _native_host.metrics
@@ -79,6 +80,8 @@ class COCOeval(Evaluator):
 
 def _masks(annotations: list[dict], dataset: Any, order: np.ndarray, wanted: np.ndarray) -> tuple:
     """counts, offsets, sizes and index of the masks in some order; index -1 for those that are not wanted."""
+    if isinstance(dataset, COCO):
+        return *dataset.masks.numpy(), np.where(wanted, order, -1)
     # Read in the order in which they lie in memory.
     places = np.sort(order[wanted])
     chosen = list(map(annotations.__getitem__, places.tolist()))

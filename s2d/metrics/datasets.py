@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -114,7 +115,7 @@ class COCO(_Dataset):
     """Images and their annotations, as ``pycocotools.coco.COCO`` has them.
 
     Attributes:
-        dataset: the json. imgs, anns, cats: its parts by id.
+        dataset: the json. imgs, anns, cats: its parts by id. Masks are read from it once.
 
     Args:
         annotation_file: a COCO json, or what is in one.
@@ -124,6 +125,13 @@ class COCO(_Dataset):
     """
 
     unit, units = "image_id", "images"
+
+    @cached_property
+    def masks(self) -> RLE:
+        """The masks of all annotations in the order of ``anns``, read once; ValueError for one that is none."""
+        sizes = [[self.imgs[a["image_id"]].get(side, 0) for side in ("height", "width")] for a in self.anns.values()]
+        codes = [annotation.get("segmentation") for annotation in self.anns.values()]
+        return RLE.from_coco(codes, sizes) if codes else RLE.empty(0, 0, 0)
 
     @property
     def imgs(self) -> dict:
@@ -148,10 +156,8 @@ class COCO(_Dataset):
             if "segmentation" not in annotation:
                 what = f"result {annotation['id']} of {self._named(annotation['image_id'])} in {self._source}"
                 raise InputError(f"expected {what} to have a segmentation, got none")
-        codes = [annotation["segmentation"] for annotation in annotations]
-        sizes = [[self.imgs[a["image_id"]].get(side, 0) for side in ("height", "width")] for a in annotations]
         try:
-            areas = _areas(codes, sizes)
+            areas = rle_area(self.masks).tolist()
         except ValueError as error:
             raise InputError(f"expected masks in {self._source} that can be read, got: {error}") from None
         for annotation, area in zip(annotations, areas, strict=True):
@@ -220,24 +226,46 @@ class YTVOS(_Dataset):
                     found = f"{code.get('size')} in frame {frame}"
                     raise InputError(f"expected masks of height and width {size} of {who}, got {found}")
 
-    def _measure(self, annotations: list[dict]) -> None:
-        for annotation in annotations:
+    @cached_property
+    def masks(self) -> tuple[RLE, list[np.ndarray]]:
+        """All masks, read once, and where those of each of ``anns`` are: int64 ``[T]``, -1 in frames without one.
+
+        InputError names the instance whose masks cannot be read.
+        """
+        codes, sizes, places = [], [], []
+        for annotation in self.anns.values():
             video = self._units[annotation["video_id"]]
-            codes = annotation["segmentations"]
-            there = [frame for frame, code in enumerate(codes) if code]
-            sizes = [[video.get("height", 0), video.get("width", 0)]] * len(there)
-            try:
-                areas = _areas([codes[frame] for frame in there], sizes)
-            except ValueError as error:
-                who = f"{self._named(video['id'])}, instance {annotation['id']}, in {self._source}"
-                raise InputError(f"expected masks of {who} that can be read, got: {error}") from None
-            annotation["areas"] = [None] * len(codes)
-            for frame, area in zip(there, areas, strict=True):
-                annotation["areas"][frame] = area
+            there = np.array([bool(code) for code in annotation["segmentations"]], dtype=bool)
+            places.append(np.where(there, len(codes) + np.cumsum(there) - 1, -1))
+            codes += [code for code in annotation["segmentations"] if code]
+            sizes += [(video.get("height", 0), video.get("width", 0))] * int(there.sum())
+        try:
+            return RLE.from_coco(codes, sizes) if codes else RLE.empty(0, 0, 0), places
+        except ValueError as error:
+            raise InputError(
+                f"expected masks of {self._broken(codes, sizes, places)} that can be read, got: {error}"
+            ) from None
 
+    def _broken(self, codes: list, sizes: list, places: list[np.ndarray]) -> str:
+        """Whose masks cannot be read."""
+        for annotation, own in zip(self.anns.values(), places, strict=True):
+            for place in own[own >= 0].tolist():
+                try:
+                    RLE.from_coco(codes[place : place + 1], sizes[place : place + 1])
+                except ValueError:
+                    frame = own.tolist().index(place)
+                    who = f"{self._named(annotation['video_id'])}, instance {annotation['id']}"
+                    return f"frame {frame} of {who}, in {self._source}"
+        return self._source
 
-def _areas(codes: list, sizes: list) -> list[int]:
-    return rle_area(RLE.from_coco(codes, sizes) if codes else RLE.empty(0, 0, 0)).tolist()
+    def _measure(self, annotations: list[dict]) -> None:
+        if not annotations:
+            return
+        rle, places = self.masks
+        areas = rle_area(rle).tolist()
+        for annotation, own in zip(self.anns.values(), places, strict=True):
+            if not annotation.get("areas"):
+                annotation["areas"] = [areas[place] if place >= 0 else None for place in own.tolist()]
 
 
 def _by_id(items: list[dict], what: str, where: str) -> dict:

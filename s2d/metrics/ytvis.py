@@ -13,6 +13,7 @@ from s2d import _native
 from s2d.data.types import Tracks
 from s2d.metrics._evaluator import Evaluator
 from s2d.metrics._matching import Groups, Ranking, arrange, match, mean
+from s2d.metrics.datasets import YTVOS
 from s2d.metrics.tubes import overlap_counts
 
 _host = _native.host()
@@ -77,33 +78,35 @@ class YTVOSeval(Evaluator):
                         f"expected {frames[k]} masks, one a frame, got {length} for {self._name(annotation)}"
                     )
             sides.append(chosen)
-            tubes.append(_read_tubes(chosen, dataset))
-        self._check_sizes(sides, [sizes for _, _, sizes, _ in tubes])
+            tubes.append(_read_tubes(chosen, order[wanted], dataset))
+        self._check_sizes(sides, tubes)
         crowd = np.zeros(len(groups.gt_order), dtype=np.uint8)
         threads = torch.get_num_threads()
         return _host.metrics.mask_iou(*tubes, groups.dt_offsets, groups.gt_offsets, frames, crowd, threads)
 
-    def _check_sizes(self, sides: list[list[dict]], sizes: list[np.ndarray]) -> None:
-        together = np.concatenate(sizes)
+    def _check_sizes(self, sides: list[list[dict]], tubes: list[tuple]) -> None:
+        together = np.concatenate([sizes[index[index >= 0]] for _, _, sizes, index in tubes])
         if not len(together) or not (together != together[0]).any():
             return
         sizes_of: dict = {}
-        rows = iter(together.tolist())
-        for annotation in (annotation for side in sides for annotation in side):
-            for frame, code in enumerate(annotation["segmentations"]):
-                if not code:
-                    continue
-                size = next(rows)
-                known = sizes_of.setdefault(annotation[self.unit], size)
-                if size != known:
-                    where = f"frame {frame} of {self._name(annotation)}"
-                    raise ValueError(
-                        f"expected masks of height and width {known} as others of the video, got {size} in {where}"
-                    )
+        for side, (_, _, sizes, index) in zip(sides, tubes, strict=True):
+            places = iter(index.tolist())
+            for annotation in side:
+                for frame, place in zip(range(len(annotation["segmentations"])), places, strict=False):
+                    size = sizes[place].tolist()
+                    known = sizes_of.setdefault(annotation[self.unit], size) if place >= 0 else size
+                    if size != known:
+                        where = f"frame {frame} of {self._name(annotation)}"
+                        raise ValueError(
+                            f"expected masks of height and width {known} as others of the video, got {size} in {where}"
+                        )
 
 
-def _read_tubes(annotations: list[dict], dataset: Any) -> tuple:
+def _read_tubes(annotations: list[dict], order: np.ndarray, dataset: Any) -> tuple:
     """counts, offsets and sizes of the masks of some tubes, and the place of each frame's; -1 where it has none."""
+    if isinstance(dataset, YTVOS):
+        rle, places = dataset.masks
+        return *rle.numpy(), np.concatenate([places[n] for n in order.tolist()] or [np.zeros(0, dtype=np.int64)])
     tubes = [annotation["segmentations"] for annotation in annotations]
     there = np.array([bool(code) for tube in tubes for code in tube], dtype=bool)
     codes = [code for tube in tubes for code in tube if code]

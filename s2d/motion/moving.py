@@ -51,8 +51,8 @@ def moving_clip(frames: np.ndarray, *, persistence: float = 0.8, noise: float = 
         noise: residual in pixels per frame that counts as not moving, at the least.
     """
     grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames]
-    forward = [flow_between(a, b) for a, b in pairwise(grey)]
-    backward = [flow_between(b, a) for a, b in pairwise(grey)]
+    forward = [flow_between(a, b, "medium") for a, b in pairwise(grey)]
+    backward = [flow_between(b, a, "medium") for a, b in pairwise(grey)]
     raw = _residuals(forward, backward, frames.shape)
     length = np.linalg.norm(raw, axis=-1)
     speed = np.percentile(length.reshape(len(frames), -1), 97, axis=1).astype(np.float32)

@@ -1,7 +1,8 @@
 """Which implementation of an operator runs: one rule for all rooms.
 
 ``impl`` argument > ``with s2d.use_impl(...)`` > environment ``S2D_IMPL`` > the native kernel for the tensor's device.
-What is asked for by name runs or raises. A room without kernels (reference-only) runs its reference.
+What is asked for by name runs or raises, and so does a kernel that was not built. On a device that a room has no kernel
+for it runs its reference.
 """
 
 from __future__ import annotations
@@ -64,9 +65,12 @@ class Room:
         """Whether there is a kernel for CUDA tensors, in CUDA or in Triton."""
         return "cuda" in self.kernels or "triton" in self.kernels
 
+    def _kind(self, device_type: str) -> str:
+        return "triton" if device_type == "cuda" and "triton" in self.kernels else device_type
+
     def missing(self, device_type: str) -> str | None:
         """Why the native kernel cannot run on this device type, or None where it can."""
-        kind = "triton" if device_type == "cuda" and "triton" in self.kernels else device_type
+        kind = self._kind(device_type)
         if kind not in self.kernels:
             have = " and ".join(self.kernels) or "no device yet: the room is reference-only"
             return f"it has kernels for {have}"
@@ -75,7 +79,7 @@ class Room:
     def choose(self, device: torch.device, impl: str | None = None) -> str:
         """``"native"`` or ``"reference"`` for tensors on ``device``; raises where the native kernel cannot run."""
         wanted = forced_impl() if impl is None else _check_name(impl, f"impl of {self.name}")
-        if wanted == "reference" or (wanted is None and not self.kernels):
+        if wanted == "reference" or (wanted is None and self._kind(device.type) not in self.kernels):
             return "reference"
         reason = self.missing(device.type)
         if reason is not None:

@@ -10,7 +10,7 @@ from s2d.ops._dispatch import Room
 from s2d.ops.bitmask import BitMasks, as_bits, pack_masks, unpack_masks
 from s2d.ops.reference import masked_attention as reference
 
-ROOM = Room("masked_attention", kernels=("cpu",))
+ROOM = Room("masked_attention", kernels=("cpu", "triton"))
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -112,6 +112,7 @@ def masked_attention(
 
     Raises:
         TypeError: dtypes that do not fit. ValueError: shapes that do not fit each other.
+        RuntimeError: D > 128 on a GPU.
     """
     if torch.is_autocast_enabled(q.device.type):
         # As torch casts for its own attention: what is float64 stays.
@@ -184,6 +185,38 @@ def _(
     logsumexp: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
     return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
+
+
+@_native.triton("attention_mask")
+def _(mask_logits: Tensor, height: int, width: int) -> Tensor:
+    from s2d.kernels.masked_attention import mask_from_logits
+
+    with torch.cuda.device_of(mask_logits):
+        return mask_from_logits(mask_logits, height, width)
+
+
+@_native.triton("attention_mask_from_features")
+def _(embed: Tensor, features: Tensor) -> Tensor:
+    from s2d.kernels.masked_attention import mask_from_features
+
+    with torch.cuda.device_of(embed):
+        return mask_from_features(embed, features)
+
+
+@_native.triton("masked_attention")
+def _(q: Tensor, k: Tensor, v: Tensor, words: Tensor, frame_keep: Tensor | None) -> tuple[Tensor, Tensor]:
+    from s2d.kernels.masked_attention import attend
+
+    with torch.cuda.device_of(q):
+        return attend(q, k, v, words, frame_keep)
+
+
+@_native.triton("masked_attention_backward")
+def _(grad: Tensor, q: Tensor, *others: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    from s2d.kernels.masked_attention import backward
+
+    with torch.cuda.device_of(q):
+        return backward(grad, q, *others)
 
 
 def _words(keys: int) -> int:

@@ -87,7 +87,7 @@ class Agreement:
 
     Attributes:
         iou: float64 symmetric ``[N, N]`` in (0, 1], of comparable pairs that share anything.
-        sees: for each kind of evidence bool ``[N, T]``: whether enough of a mask is seen in a frame.
+        sees: for each kind of evidence, the finest last, bool ``[N, T]``: whether enough of a mask is seen in a frame.
         frames: int64 ``[N]``, ascending: the frame of each mask.
         scores: float64 ``[N]`` in [0, 1]: how far other frames agree with each mask.
     """
@@ -101,6 +101,20 @@ class Agreement:
         """Bool ``[A, B]``, of every mask of one list with every mask of another."""
         kinds = [sees[a][:, self.frames[b]] & sees[b][:, self.frames[a]].T for sees in self.sees]
         return np.logical_or.reduce(kinds)
+
+    def with_others(self, masks: np.ndarray) -> np.ndarray:
+        """Mean IoU of each of some masks with the others of them, float64 ``[K]``; 0 where none can be compared.
+
+        Of several kinds of evidence the finest one that compares a mask with any other speaks for it alone.
+        """
+        iou = self.iou[masks][:, masks].toarray()
+        alike = np.zeros(len(masks))
+        for sees in self.sees:
+            known = sees[masks][:, self.frames[masks]]
+            known = known & known.T & ~np.eye(len(masks), dtype=bool)
+            number = known.sum(1)
+            alike = np.where(number > 0, (iou * known).sum(1) / np.maximum(number, 1), alike)
+        return alike
 
     def with_every(self, masks: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
         """Of some masks together, for each of all N: the sum of IoU and the number of comparable pairs, float64."""

@@ -41,15 +41,13 @@ def instance_score(masks: np.ndarray, scores: np.ndarray, length: int) -> float:
     return float(scores[masks].mean() * (len(masks) / length) ** 0.5)
 
 
-def without_outliers(masks: np.ndarray, agreement: Agreement, share: float) -> np.ndarray:
-    """Masks whose mean IoU with the others is not less than ``share`` of what is usual, the median; all of two."""
-    if len(masks) < 3:
-        return masks
-    comparable = agreement.comparable(masks, masks)
-    np.fill_diagonal(comparable, False)
-    total = (agreement.iou[masks][:, masks].toarray() * comparable).sum(1)
-    alike = total / np.maximum(comparable.sum(1), 1)
-    return masks[alike >= share * np.median(alike)]
+def without_outliers(masks: np.ndarray, agreement: Agreement, least: float) -> np.ndarray:
+    """Masks whose mean IoU with the others is not less than ``least * (1/2 + the median of all)``.
+
+    Where most agree by a half, as noisy masks do, that is ``least`` itself; a mask among exact ones has to agree more.
+    """
+    alike = agreement.with_others(masks)
+    return masks[alike >= least * (0.5 + np.median(alike))]
 
 
 def join_duplicates(
@@ -104,7 +102,8 @@ def join_duplicates(
     for masks, spans in zip(members, ranges, strict=True):
         if len(masks):
             chosen = without_outliers(masks, agreement, outlier)
-            instances.append(Instance(chosen, spans, instance_score(chosen, agreement.scores, length)))
+            if len(chosen):
+                instances.append(Instance(chosen, spans, instance_score(chosen, agreement.scores, length)))
     return instances
 
 
@@ -146,10 +145,8 @@ def keep_best(
     frames: np.ndarray,
     covers: sparse.csr_array,
     visible: np.ndarray,
-    scores: np.ndarray,
     *,
     least_masks: int,
-    least_score: float,
     least_share: float,
     inside: float,
     weakest: float,
@@ -162,9 +159,7 @@ def keep_best(
         frames: int64 ``[N]``: the frame of each mask.
         covers: ``[N, N]``: share of mask i's carried points that land in mask j.
         visible: bool ``[N, T]``: in which frames each mask's points are visible.
-        scores: float64 ``[N]``: how far other frames agree with each mask.
         least_masks: instances with fewer masks are dropped.
-        least_score: instances whose masks score less than this on average are dropped.
         least_share: instances with a smaller `confirmed_share` are dropped.
         inside: an instance is dropped if more than this share of it lies in a better one: it is a part of that.
         weakest: instances that score less than this share of the best are dropped.
@@ -172,9 +167,7 @@ def keep_best(
     """
     kept: list[Instance] = []
     for instance in sorted(instances, key=lambda instance: (-instance.score, int(instance.masks[0]))):
-        if len(instance.masks) < least_masks or scores[instance.masks].mean() < least_score:
-            continue
-        if confirmed_share(instance.masks, visible) < least_share:
+        if len(instance.masks) < least_masks or confirmed_share(instance.masks, visible) < least_share:
             continue
         if len(kept) == most or (kept and instance.score < weakest * kept[0].score):
             break

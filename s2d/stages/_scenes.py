@@ -67,7 +67,7 @@ def without_cuts(flow: VideoFlow, least: float) -> VideoFlow:
     """The flow, unknown (NaN) both ways between frames that no motion leads across: a cut that colours do not show.
 
     There the forward-backward check holds at less than the share ``least`` of the pixels whose flow is known. By DIS it
-    holds at 0.57 and more between neighbours of ten real clips, and at 0.03 to 0.16 across cuts of generated ones.
+    holds at 0.57 and more between neighbours of seven real clips, and at 0.03 to 0.16 across cuts of generated ones.
     """
     cuts = []
     for t in range(len(flow.forward)):

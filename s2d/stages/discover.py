@@ -77,10 +77,9 @@ class DiscoverSettings:
         ambiguous_frames: a mask that covers two masks in so many frames is flagged (one2x).
         offsets: distances in frames at which warped masks are compared.
         least_seen: warped masks are comparable if the forward-backward check leaves more than this share of both.
-        outlier: a mask is left out of its instance if its mean IoU with the others is less than this share of the
-            median.
+        outlier: a mask is left out of its instance if its mean IoU with the others, with those that it was warped onto
+            where there are any, is less than this times (a half + the median of the instance).
         least_masks: instances with fewer masks are dropped (a scene of fewer frames asks for one a frame).
-        least_score: instances whose masks score less than this on average are dropped.
         least_share: instances are dropped if of the frames that see them, one left out, a smaller share has a mask of
             them beside the first.
         inside: an instance is dropped if more than this share of it lies in a better one, of which it is a part.
@@ -111,10 +110,9 @@ class DiscoverSettings:
     ambiguous_frames: int = 5
     offsets: tuple[int, ...] = (1, 2, 5)
     least_seen: float = 0.1
-    outlier: float = 0.5
+    outlier: float = 0.3
     least_masks: int = 2
-    least_score: float = 0.1
-    least_share: float = 0.15
+    least_share: float = 0.17
     inside: float = 0.7
     weakest: float = 0.0
     max_instances: int = 20
@@ -149,7 +147,6 @@ class DiscoverSettings:
             "least_points": 1,
             "outlier": 0.0,
             "least_masks": 1,
-            "least_score": 0.0,
             "least_share": 0.0,
             "inside": 1.0,
             "max_instances": sys.maxsize,
@@ -230,9 +227,7 @@ def _of_scene(
         frame_of,
         covers,
         visible,
-        agreement.scores,
         least_masks=min(settings.least_masks, length),
-        least_score=settings.least_score,
         least_share=settings.least_share,
         inside=settings.inside,
         weakest=settings.weakest,
@@ -309,12 +304,13 @@ def _resize(masks: BitMasks, size: tuple[int, int]) -> BitMasks:
     if (height, width) == size:
         return masks
     rows = ((torch.arange(size[0]) + 0.5) * (height / size[0])).long()
-    columns = ((torch.arange(size[1]) + 0.5) * (width / size[1])).long()
+    columns = ((torch.arange(size[1]) + 0.5) * (width / size[1])).long().numpy()
+    parts = []
     # A few masks at a time: unpacked they are eight times as large.
-    parts = [
-        pack_masks(unpack_masks(BitMasks(words[:, rows], width))[:, :, columns]).words
-        for words in masks.words.split(32)
-    ]
+    for words in masks.words.split(32):
+        # By numpy: torch takes several times as long to choose columns of bytes.
+        chosen = unpack_masks(BitMasks(words[:, rows], width)).numpy().take(columns, axis=2)
+        parts.append(pack_masks(torch.from_numpy(chosen)).words)
     return BitMasks(torch.cat(parts), size[1])
 
 

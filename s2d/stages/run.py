@@ -23,6 +23,7 @@ from s2d.data.ytvis import read_ytvis, write_ytvis
 from s2d.errors import InputError
 from s2d.metrics import mean_tube_iou
 from s2d.models.checkpoint import load_checkpoint, save_checkpoint
+from s2d.motion.prior import make_prior
 from s2d.ops import RLE
 from s2d.stages.discover import DiscoverSettings, discover
 from s2d.stages.distill import distill
@@ -53,7 +54,6 @@ FEW_AND_SURE = {
     "likeness": 0.4,
     "outlier": 0.0,
     "least_masks": 3,
-    "least_score": 0.0,
     "least_share": 0.0,
     "weakest": 0.25,
     "max_instances": 10,
@@ -66,6 +66,7 @@ class RunSettings:
 
     Attributes:
         proposals: label maps or json to take the single-frame masks from; None finds them by motion.
+        motion: what leads from frame to frame in `discover`: a word of `s2d.motion.prior.make_prior`.
         recipe: name or path of the recipe of `distill`.
         decoder: ``"auto"``, ``"pyav"`` or ``"dali"``.
         seed: of everything drawn.
@@ -74,6 +75,7 @@ class RunSettings:
     """
 
     proposals: str | None = None
+    motion: str = "dis"
     recipe: str = "cpu-small"
     decoder: str = "auto"
     seed: int = 0
@@ -129,7 +131,7 @@ def run(
         `RunResult`; without instances where nothing moves.
 
     Raises:
-        InputError: the video, the proposals, the recipe or ``out`` cannot be used.
+        InputError: the video, the proposals, the motion prior, the recipe or ``out`` cannot be used.
     """
     settings = settings or RunSettings()
     settings = dataclasses.replace(settings, threads=settings.threads or torch.get_num_threads())
@@ -156,6 +158,7 @@ class _Run:
     ) -> None:
         self.path, self.out, self.settings, self.progress = path, out, settings, progress
         self.recipe = dataclasses.replace(load_recipe(settings.recipe), seed=settings.seed)
+        self.motion = make_prior(settings.motion)
         # A video that cannot be read must not cost the results that --overwrite would delete.
         video = None if path is None else self._open(path)
         self.work = Workspace.open(
@@ -221,7 +224,8 @@ class _Run:
         def body(_: Path) -> None:
             found: Tracks = no_tracks(self.working)
             if len(proposals):
-                found = discover(self.working, proposals, self.settings.discover, progress=self.progress)
+                settings, motion = self.settings.discover, self.motion
+                found = discover(self.working, proposals, settings, motion=motion, progress=self.progress)
             write_ytvis(file, found, fps=float(self.video.fps))
 
         self._stage("discover", body)
@@ -263,8 +267,9 @@ class _Run:
             "s2d": s2d.__version__,
             "input": "demo" if self.path is None else identify(Path(self.path)),
             "proposals": None if proposals is None else identify(Path(proposals)),
-            # Proposals and recipe count by what they hold, not by where they lie.
-            "settings": dataclasses.replace(self.settings, proposals=None, recipe=self.recipe.name),
+            # Proposals, motion and recipe count by what they hold, not by where they lie.
+            "settings": dataclasses.replace(self.settings, proposals=None, motion="", recipe=self.recipe.name),
+            "motion": self.motion.fingerprint(),
             "recipe": self.recipe,
         }
 

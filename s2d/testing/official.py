@@ -14,6 +14,9 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from s2d.ops import BitMasks
+from s2d.training import criterion
+
 # Scales of the predictor's matrices, on top of one over the square root of the fan-in.
 _PREDICTOR = {"in_proj_weight": 2.0, "out_proj.weight": 0.4, "linear2.weight": 0.4, "class_embed.weight": 3.0}
 
@@ -84,14 +87,25 @@ def targets(visible: Sequence[Sequence[int]], seed: int, frames: int = 3, height
 
 @contextlib.contextmanager
 def seeded_points(seed: int) -> Iterator[None]:
-    """Inside, call i of `torch.rand` draws from a generator of its own with seed ``seed + i``."""
-    original, calls = torch.rand, iter(range(1 << 30))
+    """Inside, the criterion's points are the official ones: call i of `torch.rand` has the seed ``seed + i``.
+
+    The official loss draws for the rows that it keeps alone; ours is handed those points.
+    """
+    calls = iter(range(seed, seed + (1 << 30)))
+    original_rand, original_loss = torch.rand, criterion.temporal_drop_loss
 
     def rand(*shape: int, **_: object) -> Tensor:
-        return original(*shape, generator=torch.Generator().manual_seed(seed + next(calls)))
+        return original_rand(*shape, generator=torch.Generator().manual_seed(next(calls)))
 
-    torch.rand = rand
+    def loss(logits: Tensor, target: BitMasks, keep: Tensor, number: int, *shares: float, **_: object) -> Tensor:
+        points = []
+        for count in (int(shares[0] * number), number - int(shares[1] * number)):
+            points.append(torch.zeros(keep.numel(), count, 2))
+            points[-1][keep.flatten()] = rand(int(keep.sum()), count, 2)
+        return original_loss(logits, target, keep, number, *shares, points=tuple(points))
+
+    torch.rand, criterion.temporal_drop_loss = rand, loss
     try:
         yield
     finally:
-        torch.rand = original
+        torch.rand, criterion.temporal_drop_loss = original_rand, original_loss

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import multiprocessing
 import os
 import re
 import shutil
@@ -17,17 +18,21 @@ import subprocess
 import sys
 import tempfile
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 import s2d.ops  # noqa: F401  (registers the rooms)
 from s2d import _native
 from s2d.ops._dispatch import ROOMS
 
 ARCHITECTURES = (80, 90, 100)
+MOST_SHARED = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}  # bytes that a block may be given at launch
+
+T = TypeVar("T")
 
 _FUNCTION = re.compile(r"^ Function (.+):\n\s*REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)", re.MULTILINE)
 
@@ -111,8 +116,8 @@ def read_binary(path: Path) -> list[Usage]:
     return usages
 
 
-def compile_variant(room: str, variant: dict[str, Any], architecture: int) -> Usage:
-    """Compile one variant of a Triton kernel for an architecture and read its binary. Needs no GPU."""
+def compiled(room: str, variant: dict[str, Any], architecture: int) -> Any:
+    """One variant of a Triton kernel, compiled for an architecture. Needs no GPU."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -123,20 +128,35 @@ def compile_variant(room: str, variant: dict[str, Any], architecture: int) -> Us
     types = {name: signature.get(name, "constexpr") for name in kernel.arg_names}
     # Tensors of torch begin at a multiple of 16 bytes: launches are compiled for that.
     aligned = {(i,): [["tt.divisibility", 16]] for i, kind in enumerate(types.values()) if kind.startswith("*")}
-    compiled = triton.compile(
+    return triton.compile(
         ASTSource(kernel, types, variant["constants"], aligned),
         target=GPUTarget("cuda", architecture, 32),
         options=variant["options"],
     )
+
+
+def _read(binary: bytes, read: Callable[[Path], T]) -> T:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(compiled.asm["cubin"])
+        file.write(binary)
         file.flush()
-        (usage,) = read_binary(Path(file.name))
+        return read(Path(file.name))
+
+
+def instructions(room: str, variant: dict[str, Any], architecture: int) -> str:
+    """The machine code of one variant of a Triton kernel, as text."""
+    binary = compiled(room, variant, architecture).asm["cubin"]
+    return _read(binary, lambda path: _run(cuobjdump() or "cuobjdump", "--dump-sass", str(path)))
+
+
+def compile_variant(room: str, variant: dict[str, Any], architecture: int) -> Usage:
+    """What one variant of a Triton kernel takes, compiled for an architecture."""
+    binary = compiled(room, variant, architecture)
+    (usage,) = _read(binary.asm["cubin"], read_binary)
     constants = variant["constants"] | variant["options"]
-    pointers = dict.fromkeys(kind.removeprefix("*") for kind in signature.values() if kind.startswith("*"))
+    pointers = dict.fromkeys(kind.removeprefix("*") for kind in variant["signature"].values() if kind.startswith("*"))
     arguments = ", ".join([*pointers, *(f"{key}={value}" for key, value in constants.items())])
     name = f"{room}::{usage.kernel}<{arguments}>"
-    shared = usage.shared + compiled.metadata.shared
+    shared = usage.shared + binary.metadata.shared
     return Usage(name, architecture, usage.registers, usage.stack, shared)
 
 
@@ -152,16 +172,24 @@ def triton_modules() -> dict[str, ModuleType]:
     return {room: importlib.import_module(f"s2d.kernels.{room}") for room in rooms}
 
 
+def _usage(job: tuple[str, int, int]) -> Usage:
+    room, index, architecture = job
+    return compile_variant(room, triton_modules()[room].VARIANTS[index], architecture)
+
+
 def triton_usages() -> list[Usage] | None:
     """Usage of every listed variant of every Triton kernel, for all architectures; None where Triton is absent."""
     if importlib.util.find_spec("triton") is None:
         return None
-    return [
-        compile_variant(room, variant, architecture)
+    jobs = [
+        (room, index, architecture)
         for architecture in ARCHITECTURES
         for room, module in triton_modules().items()
-        for variant in module.VARIANTS
+        for index in range(len(module.VARIANTS))
     ]
+    # Minutes of compiling: each core takes a part. A fork would carry torch's threads along.
+    with ProcessPoolExecutor(os.cpu_count(), mp_context=multiprocessing.get_context("spawn")) as pool:
+        return list(pool.map(_usage, jobs))
 
 
 def base_name(kernel: str) -> str:
@@ -189,6 +217,9 @@ def problems(usages: Iterable[Usage], limits: dict[str, Ceiling]) -> list[str]:
             found.append(f"{where}: {use.registers} registers, the ceiling is {limit.registers}")
         if use.stack > limit.stack:
             found.append(f"{where}: {use.stack} bytes of stack (spills), the ceiling is {limit.stack}")
+        if use.shared > MOST_SHARED[use.architecture]:
+            most = MOST_SHARED[use.architecture]
+            found.append(f"{where}: {use.shared} bytes of shared memory, a block has at most {most}")
     names = {name for use in usages for name in (use.kernel, base_name(use.kernel))}
     rooms = {name.partition("::")[0] for name in names}
     found += [

@@ -207,7 +207,7 @@ LARGER = {**code([0, 0, 8, 8]), "size": [SIDE, SIDE + 1]}
         ({"segmentations": [None, LARGER]}, r"of video 'cat', instance 1, in the results, got \[20, 21\] in frame 1"),
         (
             {"segmentations": [{"size": [SIDE, SIDE], "counts": "~"}, None]},
-            "'cat', instance 1, in the results that can be",
+            "frame 0 of video 'cat', instance 1, in the results that can be",
         ),
     ],
 )
@@ -223,15 +223,46 @@ def test_missing_areas_are_measured_and_polygons_are_read():
     assert run(truth, [RESULT]).stats[0] == pytest.approx(1)
 
 
+class OtherReader:
+    """What another library's reader has, without a check of its own."""
+
+    def __init__(self, annotations):
+        self.annotations, self.vids = annotations, {5: VIDEO}
+
+    def getVidIds(self):
+        return [5]
+
+    def getCatIds(self):
+        return [1]
+
+    def getAnnIds(self):
+        return list(range(len(self.annotations)))
+
+    def loadAnns(self, ids):
+        return [self.annotations[i] for i in ids]
+
+
+def test_other_readers_have_the_same_numbers():
+    rows = [{**RESULT, "id": 1, "areas": [64, None]}, {**RESULT, "id": 2, "score": 0.9, "areas": [64, None]}]
+    truth = {**TRUTH["annotations"][0], "areas": [64, None], "segmentations": [[[0, 0, 8, 0, 8, 8, 0, 8]], None]}
+    evaluator = YTVOSeval(OtherReader([truth]), OtherReader(rows))
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluator.evaluate()
+        evaluator.accumulate()
+        evaluator.summarize()
+    assert evaluator.stats.tolist() == run(TRUTH, [RESULT, {**RESULT, "score": 0.9}]).stats.tolist()
+    assert [entry["dtIds"] for entry in evaluator.evalVids] == [[2, 1]] * 4
+
+
 def test_tubes_that_differ_are_refused_whoever_reads_them():
-    reader = YTVOS(copy.deepcopy(TRUTH))
-    found = reader.loadRes([RESULT])
-    evaluator = YTVOSeval(reader, found)
-    found.anns[1]["segmentations"] = [LARGER | {"counts": [420]}, None]
+    truth = {**TRUTH["annotations"][0], "areas": [64, None]}
+    found = {**RESULT, "id": 1, "areas": [64, None]}
+    evaluator = YTVOSeval(OtherReader([truth]), OtherReader([found]))
+    found["segmentations"] = [LARGER | {"counts": [420]}, None]
     with pytest.raises(ValueError, match=r"got \[20, 20\] in frame 0 of annotation 9 of video 5"):
         evaluator.evaluate()
-    found.anns[1]["segmentations"] = [None]
+    found["segmentations"] = [None]
     with pytest.raises(ValueError, match="expected 1 masks, one a frame, got 2 for annotation 9 of video 5"):
         evaluator.evaluate()
     with pytest.raises(ValueError, match="expected iouType segm, got 'bbox'"):
-        YTVOSeval(reader, found, "bbox")
+        YTVOSeval(OtherReader([truth]), OtherReader([found]), "bbox")

@@ -34,13 +34,13 @@ LENGTH = 6
 
 def test_dis_is_video_flow():
     frames, _ = moving_disc(frames=3)
-    for quality in ("ultrafast", "fast", "medium"):
+    for quality in ("ultrafast", "fast", "medium", "fine"):
         prior = make_prior("dis", quality=quality)
         assert isinstance(prior, DisPrior)
         found, wanted = prior.scene(frames, 0, Video.from_frames(frames)), video_flow(frames, quality=quality)
         assert torch.equal(found.forward, wanted.forward)
         assert torch.equal(found.backward, wanted.backward)
-    prints = [make_prior("dis", quality=quality).fingerprint() for quality in ("medium", "fast")]
+    prints = [make_prior("dis", quality=quality).fingerprint() for quality in ("fine", "medium")]
     assert make_prior("dis").fingerprint() == prints[0] != prints[1]
     assert json.loads(json.dumps(prints)) == prints
 
@@ -63,7 +63,7 @@ def test_paths_may_hold_colons(tmp_path):
         ("cotracker3:folder", {}, "as cotracker3:CHECKOUT:CHECKPOINT, got 'cotracker3:folder'"),
         ("files:absent", {}, "expected a folder of flow or a .npz file at absent, got nothing"),
         ("raft:absent.pth", {}, "expected weights of RAFT at absent.pth, got nothing"),
-        ("dis", {"quality": "best"}, "expected quality of the motion prior dis: ultrafast, fast, medium, got 'best'"),
+        ("dis", {"quality": "best"}, "quality of the motion prior dis: ultrafast, fast, medium, fine, got 'best'"),
         ("dis", {"iterations": "3"}, "expected an option of the motion prior dis (quality), got 'iterations'"),
         ("files:absent", {"quality": "fast"}, "expected no option of files, got 'quality'"),
         ("raft:absent.pth", {"iterations": "many"}, "expected iterations of the motion prior raft as int, got 'many'"),
@@ -104,6 +104,8 @@ def test_dis_is_as_good_as_opencvs(test_data, pair, names, most):
         assert np.array_equal(flow.forward[0], cv2.DISOpticalFlow_create(preset).calc(*grey, None))
         assert np.array_equal(flow.backward[0], cv2.DISOpticalFlow_create(preset).calc(*grey[::-1], None))
         assert flow_quality(flow.forward[0].numpy(), truth).end_point_error <= error
+    fine = make_prior("dis").scene(video.clip(0, 2), 0, video).forward[0].numpy()
+    assert flow_quality(fine, truth).end_point_error < most[-1]
 
 
 # ---- through discovery and the command line ----

@@ -49,7 +49,7 @@ def stand_ins(monkeypatch):
     """Replaces the four long stages; ``calls`` counts them, and what ``interrupt`` names raises KeyboardInterrupt."""
     from s2d.stages import run as run_module
 
-    state = SimpleNamespace(calls=[], interrupt=None, empty=False)
+    state = SimpleNamespace(calls=[], interrupt=None, empty=False, motion=None)
 
     def enter(name, work=None):
         state.calls.append(name)
@@ -67,8 +67,9 @@ def stand_ins(monkeypatch):
         frames = torch.arange(FRAMES).repeat_interleave(2)[: len(masks)]
         return FrameMasks(video.name, video.size, FRAMES, rle_encode(masks), frames, torch.full((len(masks),), 0.7))
 
-    def discover(video, masks, settings, *, progress=True):
+    def discover(video, masks, settings, *, motion=None, progress=True):
         enter("discover")
+        state.motion = motion
         tubes = boxes(masks.size)
         annotated = torch.zeros(2, FRAMES, dtype=torch.bool)
         annotated[:, ::2] = True

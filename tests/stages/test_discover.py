@@ -664,10 +664,29 @@ def test_outliers_leave_an_instance():
     frames = np.arange(5)
     iou = np.full((5, 5), 0.8)
     iou[2] = iou[:, 2] = 0.3
-    agreement = Agreement(sparse.csr_array(iou), (np.ones((5, 5), dtype=bool),), frames, np.ones(5))
-    assert without_outliers(frames, agreement, 0.5).tolist() == [0, 1, 3, 4]
-    assert without_outliers(frames, agreement, 0.0).tolist() == [0, 1, 2, 3, 4]
-    assert without_outliers(frames[1:3], agreement, 0.9).tolist() == [1, 2]
+    everywhere, near = np.ones((5, 5), dtype=bool), np.abs(frames[:, None] - frames) == 1
+    agreement = Agreement(sparse.csr_array(iou), (everywhere,), frames, np.ones(5))
+    # The others agree by 0.675: this is the median.
+    assert without_outliers(frames, agreement, 0.25).tolist() == [0, 1, 2, 3, 4]
+    assert without_outliers(frames, agreement, 0.26).tolist() == [0, 1, 3, 4]
+    # Warped masks are the finer evidence: 1 and 3 disagree with one of two neighbours, 0 and 4 with none.
+    agreement = dataclasses.replace(agreement, sees=(everywhere, near))
+    assert without_outliers(frames, agreement, 0.55).tolist() == [0, 4]
+    groups = [Group(frames, ((0, 4),))]
+    for outlier, masks in ((0.0, [[0, 1, 2, 3, 4]]), (0.55, [[0, 4]]), (0.9, [])):
+        found = join_duplicates(groups, agreement, 5, 1.0, outlier, np.ones(5))
+        assert [instance.masks.tolist() for instance in found] == masks
+
+
+def test_agreement_with_the_others():
+    frames = np.array([0, 0, 1, 3])
+    iou = np.array([[0.0, 0.0, 0.6, 0.2], [0.0, 0.0, 0.0, 0.4], [0.6, 0.0, 0.0, 0.0], [0.2, 0.4, 0.0, 0.0]])
+    coarse, near = np.ones((4, 4), dtype=bool), np.abs(frames[:, None] - np.arange(4)) == 1
+    both = Agreement(sparse.csr_array(iou), (coarse, near), frames, np.ones(4))
+    # Mask 3 is warped onto no other, the carried points of all three speak for it.
+    assert np.allclose(both.with_others(np.arange(4)), [0.6, 0.0, 0.3, 0.2])
+    assert np.allclose(both.with_others(np.array([1, 3])), 0.4)
+    assert both.with_others(np.array([2])).tolist() == [0.0]
 
 
 def test_linkage_of_nothing():
@@ -701,11 +720,10 @@ def test_parts_and_weak_instances_are_left_out():
     covers[np.ix_(part, whole)] = 0.95
     covers[np.ix_(whole, part)] = 0.3
     instances = [Instance(part, ((0, 3),), 0.6), Instance(whole, ((0, 3),), 0.8), Instance(other, ((0, 3),), 0.3)]
-    scores = np.tile([0.9, 0.6, 0.3], 4)
-    limits = {"least_masks": 3, "least_score": 0.0, "least_share": 0.0, "inside": 0.7, "weakest": 0.25, "most": 10}
+    limits = {"least_masks": 3, "least_share": 0.0, "inside": 0.7, "weakest": 0.25, "most": 10}
 
     def kept(**change):
-        chosen = keep_best(instances, frames, sparse.csr_array(covers), visible, scores, **{**limits, **change})
+        chosen = keep_best(instances, frames, sparse.csr_array(covers), visible, **{**limits, **change})
         return [instance.score for instance in chosen]
 
     assert kept() == [0.8, 0.3]
@@ -713,7 +731,6 @@ def test_parts_and_weak_instances_are_left_out():
     assert kept(weakest=0.5) == [0.8]
     assert kept(inside=1.0, most=2) == [0.8, 0.6]
     assert kept(least_masks=5) == []
-    assert kept(least_score=0.4) == [0.8]
     assert kept(least_share=1.0) == [0.8, 0.3]
     visible = np.ones((12, 9), dtype=bool)
     assert kept(least_share=0.5) == []

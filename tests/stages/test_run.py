@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import av
@@ -226,3 +227,17 @@ def test_masks_can_be_given_instead_of_found(clip_path, tmp_path, stand_ins, set
     assert stand_ins.calls == STAGES[1:]
     first, second = (read_ytvis(tmp_path / name / "tracks.json")[0] for name in ("first", "second"))
     assert tube_iou(first, second).diagonal().tolist() == [1.0, 1.0]
+
+
+def test_motion_is_chosen_by_its_word(clip_path, tmp_path, stand_ins, settings):
+    run(clip_path, tmp_path / "out", settings, progress=False)
+    assert stand_ins.motion.name == "dis"
+    (tmp_path / "flow").mkdir()
+    given = dataclasses.replace(settings, motion=f"files:{tmp_path}/flow")
+    with pytest.raises(InputError, match=r"motion.prior 'files' instead of 'dis'"):
+        run(clip_path, tmp_path / "out", given, resume=True, progress=False)
+    run(clip_path, tmp_path / "other", given, progress=False)
+    assert stand_ins.motion.name == "files"
+    with pytest.raises(InputError, match=r"expected a motion prior \(dis, raft:WEIGHTS"):
+        run(clip_path, tmp_path / "none", dataclasses.replace(settings, motion="guess"), progress=False)
+    assert not (tmp_path / "none").exists()

@@ -43,5 +43,10 @@ def make(case: Case, dtype: torch.dtype = torch.float32, seed: int = 0) -> tuple
     value = normal(case.number, places, case.heads, case.channels)
     lead = (case.number, case.queries, case.heads)
     locations = 0.5 + 0.4 * normal(*lead, levels, case.points, 2)
+    # The slope differs on both sides of a pixel's centre: no point shall lie there to within rounding.
+    shapes = torch.tensor(case.shapes)
+    extents = shapes.flip(-1)[:, None]
+    pixels = locations * extents - 0.5
+    locations = (pixels.floor() + (pixels - pixels.floor()).clamp(1e-3, 1 - 1e-3) + 0.5) / extents
     weights = normal(*lead, levels * case.points).softmax(-1).view(*lead, levels, case.points)
-    return value.to(dtype), torch.tensor(case.shapes), locations.to(dtype), weights.to(dtype)
+    return value.to(dtype), shapes, locations.to(dtype), weights.to(dtype)

@@ -1,0 +1,47 @@
+"""Arguments and options that several commands have."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+VideoArgument = Annotated[Path, typer.Argument(help="A video file, or a folder of images.", show_default=False)]
+Output = Annotated[Path, typer.Option("-o", "--output", help="Where the result goes.", show_default=False)]
+Decoder = Annotated[str, typer.Option(help="auto, pyav or dali.")]
+Seed = Annotated[int, typer.Option(help="Of everything drawn.")]
+Threads = Annotated[
+    int | None, typer.Option(min=1, help="CPU threads. Equal numbers give equal results.", show_default="all")
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Delete earlier results in the same place first.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue an interrupted job.")]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="No progress bars and no table.")]
+MotionOption = Annotated[
+    str,
+    typer.Option(
+        help="What leads from frame to frame: dis (needs no weights), raft:WEIGHTS (torchvision's), files:FOLDER "
+        "(.flo, KITTI .png or .npz) or cotracker3:CHECKOUT:CHECKPOINT."
+    ),
+]
+RecipeOption = Annotated[str, typer.Option(help="Name of a recipe, or path of a .toml file.")]
+One2x = Annotated[
+    float | None,
+    typer.Option(
+        metavar="MAX",
+        help="Leave out of the merged file instances of which more than this share of masks covers several others.",
+        show_default="all are kept",
+    ),
+]
+WorkingSide = Annotated[int, typer.Option(min=16, help="Short side of the frames that are searched, pixels.")]
+
+
+def open_video(video: Path, **options: Any) -> Any:
+    """The video; what a user should know about it goes to stderr."""
+    from s2d.data import video as videos
+
+    opened = videos.open_video(video, **options)
+    for note in opened.notes:
+        print(f"s2d: {note}", file=sys.stderr)
+    return opened
