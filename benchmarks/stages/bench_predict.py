@@ -58,10 +58,10 @@ class Parts:
         setattr(owner, attribute, lambda *args, **kwargs: self(name, lambda: call(*args, **kwargs)))
 
 
-def build_model() -> VideoMask2Former:
-    """The official sizes, random weights; class and mask embeddings are spread out so that queries differ."""
+def build_model(short_side: int) -> VideoMask2Former:
+    """The official sizes for frames of that short side; random weights, spread out so that queries differ."""
     torch.manual_seed(0)
-    model = VideoMask2Former(ModelConfig()).eval()
+    model = VideoMask2Former(ModelConfig(input_short_side=short_side)).eval()
     predictor = model.sem_seg_head.predictor
     with torch.no_grad():
         predictor.class_embed.weight.mul_(3)
@@ -86,7 +86,7 @@ def moving_frames(number: int, size: tuple[int, int]) -> Tensor:
 def measure(task: dict[str, Any]) -> dict[str, Any]:
     """One prediction, in this process."""
     torch.set_num_threads(task["threads"])
-    frames, model = moving_frames(task["frames"], tuple(task["size"])), build_model()
+    frames, model = moving_frames(task["frames"], tuple(task["size"])), build_model(task["size"][0])
     parts = Parts()
     meter = Meter()
     base = meter.read()["peak_mb"]
@@ -214,7 +214,10 @@ def memory(lengths: tuple[int, ...]) -> dict[str, Any]:
         results["one clip"][frames] = in_process("ours", frames, SMALL)
         results["windows of 32"][frames] = in_process("ours", frames, SMALL, window=32)
         rows = [
-            [who, f"{points[frames]['peak_mb']:,.0f}", f"{points[frames].get('estimate_mb', 0):,.0f}"]
+            [
+                who,
+                *(f"{points[frames][key]:,.0f}" if key in points[frames] else "" for key in ("peak_mb", "estimate_mb")),
+            ]
             for who, points in results.items()
             if frames in points
         ]
