@@ -60,7 +60,7 @@ def pairs_of(case: Case, peers: dict[str, Callable], seconds: float, runs: int) 
 def measure(quick: bool) -> list[Pair]:
     torch_alone = {"torch grid_sample": attend}
     if quick:
-        few = dataclasses.replace(OFFICIAL, queries=630)
+        few = dataclasses.replace(OFFICIAL, name="an eighth of the queries, 384 x 640", queries=630)
         return [pair for case in (SMALL, few) for pair in pairs_of(case, torch_alone, 0.3, 7)]
     pairs = pairs_of(OFFICIAL, torch_alone | {"torch.compile of it": compiled}, 3.0, 7)
     if torch.get_num_threads() == 1:
