@@ -82,3 +82,15 @@ def fake(name: str) -> Callable:
     if missing("cpu") is not None or not hasattr(torch.ops.s2d, name):
         return lambda function: function
     return torch.library.register_fake(f"s2d::{name}")
+
+
+def differentiable(name: str, backward: Callable, save: Callable) -> None:
+    """Register the gradient of ``s2d::name``, which ``s2d::name_backward`` computes; a second derivative is refused."""
+    if missing("cpu") is not None:
+        return
+
+    def refuse(ctx: torch.autograd.function.FunctionCtx, *_: torch.Tensor) -> None:
+        raise RuntimeError(f"s2d::{name}: expected one backward pass, got a second derivative; impl='reference' has it")
+
+    torch.library.register_autograd(f"s2d::{name}", backward, setup_context=save)
+    torch.library.register_autograd(f"s2d::{name}_backward", refuse)

@@ -232,12 +232,4 @@ def _backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor, _: Tensor)
     return *torch.ops.s2d.masked_attention_backward(grad, *ctx.saved_tensors), None, None
 
 
-def _refuse_second(ctx: torch.autograd.function.FunctionCtx, *_: Tensor) -> None:
-    raise RuntimeError(
-        "s2d::masked_attention: expected one backward pass, got a second derivative; impl='reference' has it"
-    )
-
-
-if _native.missing("cpu") is None:
-    torch.library.register_autograd("s2d::masked_attention", _backward, setup_context=_save)
-    torch.library.register_autograd("s2d::masked_attention_backward", _refuse_second)
+_native.differentiable("masked_attention", _backward, _save)

@@ -149,12 +149,4 @@ def _backward(ctx: torch.autograd.function.FunctionCtx, grad_bce: Tensor, grad_d
     return torch.ops.s2d.temporal_drop_loss_backward(grad_bce, grad_dice, gradients, logits), *[None] * 10
 
 
-def _refuse_second(ctx: torch.autograd.function.FunctionCtx, *_: Tensor) -> None:
-    raise RuntimeError(
-        "s2d::temporal_drop_loss: expected one backward pass, got a second derivative; impl='reference' has it"
-    )
-
-
-if _native.missing("cpu") is None:
-    torch.library.register_autograd("s2d::temporal_drop_loss", _backward, setup_context=_save)
-    torch.library.register_autograd("s2d::temporal_drop_loss_backward", _refuse_second)
+_native.differentiable("temporal_drop_loss", _backward, _save)

@@ -64,7 +64,7 @@ def test_dalis_outputs_are_torch_tensors_on_its_memory(encode):
 
 
 def test_cupy_shares_memory_with_torch_on_a_gpu():
-    """Components of masks by CuPy's own function and a kernel of one's own: see the example in the README."""
+    """Components of masks by CuPy's own function and a kernel of one's own."""
     cupy = pytest.importorskip("cupy", reason="cupy is not installed (the extra 'cupy')")
     if not torch.cuda.is_available():
         pytest.skip("no GPU")

@@ -25,6 +25,7 @@ from s2d.ops import mask_iou, unpack_masks
 from s2d.stages._memory import clip_bytes
 from s2d.stages._refine import refined_masks
 from s2d.stages.predict import PredictSettings, named_settings, plan_windows, predict
+from s2d.testing.small_model import SMALL
 
 FRAMES, HEIGHT, WIDTH = 30, 60, 100
 # Instances by colour; the grey of the background is none.
@@ -86,21 +87,7 @@ class ColourModel(nn.Module):
 def small_model(**changes) -> VideoMask2Former:
     """The real architecture with small numbers and random weights."""
     torch.manual_seed(0)
-    config = ModelConfig(
-        depth=10,
-        width=8,
-        norm="GN",
-        hidden_dim=32,
-        nheads=4,
-        mask_dim=16,
-        encoder_layers=1,
-        encoder_ffn=32,
-        decoder_layers=2,
-        decoder_ffn=32,
-        num_queries=5,
-        input_short_side=32,
-    )
-    return VideoMask2Former(dataclasses.replace(config, **changes)).eval()
+    return VideoMask2Former(dataclasses.replace(SMALL, **changes)).eval()
 
 
 def assert_tracks(tracks, masks):

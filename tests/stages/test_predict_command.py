@@ -2,35 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from typer.testing import CliRunner
 
 from s2d import cli
 from s2d.data.ytvis import read_ytvis
-from s2d.models import ModelConfig, VideoMask2Former, save_checkpoint
+from s2d.models import VideoMask2Former, save_checkpoint
 from s2d.stages import predict as stage
-
-SMALL = ModelConfig(
-    depth=10,
-    width=8,
-    norm="GN",
-    hidden_dim=32,
-    nheads=4,
-    mask_dim=16,
-    encoder_layers=1,
-    encoder_ffn=32,
-    decoder_layers=2,
-    decoder_ffn=32,
-    num_queries=12,
-    input_short_side=32,
-)
+from s2d.testing.small_model import SMALL
 
 
 @pytest.fixture
 def weights(tmp_path):
     torch.manual_seed(0)
-    save_checkpoint(VideoMask2Former(SMALL), tmp_path / "model.pt")
+    save_checkpoint(VideoMask2Former(dataclasses.replace(SMALL, num_queries=12)), tmp_path / "model.pt")
     return tmp_path / "model.pt"
 
 
