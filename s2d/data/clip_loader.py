@@ -7,36 +7,17 @@ import threading
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from s2d.data import dali
 from s2d.data.clip_maker import Clip, ClipMaker
 from s2d.data.clip_plan import LoaderSettings
-from s2d.data.clips import ClipTargets
+from s2d.data.clips import ClipBatch
 from s2d.data.datasets.sample import Sample
 from s2d.data.workers import Workers
 from s2d.errors import InputError
-
-
-@dataclass(frozen=True, eq=False)
-class ClipBatch:
-    """What a step of training sees.
-
-    Attributes:
-        frames: float32 ``[B, T, 3, H, W]`` on the loader's device.
-        targets: the instances of each clip that have a pixel in it; none where the dataset has no masks.
-        names: of the videos.
-        times: int64 ``[B, T]``, CPU: the frames' numbers in their videos.
-    """
-
-    frames: Tensor
-    targets: list[ClipTargets]
-    names: list[str]
-    times: Tensor
 
 
 class ClipLoader:

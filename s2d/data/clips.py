@@ -37,6 +37,23 @@ class ClipTargets:
         return pack_masks(self.masks)
 
 
+@dataclass(frozen=True, eq=False)
+class ClipBatch:
+    """What a step of training sees.
+
+    Attributes:
+        frames: float32 ``[B, T, 3, H, W]`` in 0..255 unless the loader normalises, on its device.
+        targets: the instances of each clip that have a pixel in it; none where the dataset has no masks.
+        names: of the videos.
+        times: int64 ``[B, T]``, CPU: the frames' numbers in their videos.
+    """
+
+    frames: Tensor
+    targets: list[ClipTargets]
+    names: list[str]
+    times: Tensor
+
+
 @dataclass(frozen=True)
 class AnnotatedFrames:
     """Frames of a video in memory, at training resolution, with instances annotated on some of them.
