@@ -64,7 +64,7 @@ def entries(config: ModelConfig, frames: int, height: int, width: int) -> list[E
 
     def make_training(device: str, seed: int) -> tuple:
         masks = ellipses(3, frames, (height, width), torch.Generator().manual_seed(seed))
-        return clip_of(device, seed), masks.to(device), torch.ones(3, frames, dtype=torch.bool, device=device)
+        return clip_of(device, seed), masks.to(device), torch.ones(3, frames, dtype=torch.bool)
 
     @torch.inference_mode()
     def predict(clip: Tensor) -> tuple[Tensor, Tensor]:
@@ -76,7 +76,7 @@ def entries(config: ModelConfig, frames: int, height: int, width: int) -> list[E
         model = model_of(config, str(clip.device)).train()
         model.zero_grad(set_to_none=True)
         generator = torch.Generator(clip.device).manual_seed(0)
-        losses = clip_losses(model(clip), [ClipTargets(masks, keep)], settings, generator)
+        losses = clip_losses(model(clip), [ClipTargets(masks, keep)], settings, [generator])
         total = weighted_sum(losses, settings)
         total.backward()
         queries = model.sem_seg_head.predictor.query_feat.weight.grad

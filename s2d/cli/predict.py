@@ -37,9 +37,9 @@ def predict_command(
 ) -> None:
     """Instance tracks on all frames (YTVIS json)."""
     from s2d.data.ytvis import write_ytvis
+    from s2d.devices import find_device
     from s2d.models.checkpoint import load_checkpoint
     from s2d.models.inference import compile_frame_parts
-    from s2d.motion._networks import find_device
     from s2d.stages.job import file_job
     from s2d.stages.predict import named_settings, plan_windows, predict
     from s2d.stages.workspace import identify

@@ -21,8 +21,8 @@ class ClipTargets:
 
     Attributes:
         masks: bool ``[G, T, H, W]``.
-        keep: bool ``[G, T]``: whether the annotation says anything about the instance in that frame. Kept and empty
-            is a negative; not kept is unknown.
+        keep: bool ``[G, T]``, on the CPU whatever device the masks are on: whether the annotation says anything about
+            the instance in that frame. Kept and empty is a negative; not kept is unknown.
     """
 
     masks: Tensor

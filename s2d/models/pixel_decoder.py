@@ -12,7 +12,7 @@ from s2d.models.position import sine_2d
 from s2d.nn import MSDeformAttn
 
 
-class _EncoderLayer(nn.Module):
+class EncoderLayer(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         channels = config.hidden_dim
@@ -36,7 +36,7 @@ class _EncoderLayer(nn.Module):
 class _Encoder(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(_EncoderLayer(config) for _ in range(config.encoder_layers))
+        self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.encoder_layers))
 
 
 class _Transformer(nn.Module):

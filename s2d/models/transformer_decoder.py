@@ -12,7 +12,7 @@ from s2d.nn import MaskedCrossAttention
 from s2d.ops import BitMasks, attention_mask_from_features
 
 
-class _CrossAttentionLayer(nn.Module):
+class CrossAttentionLayer(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.multihead_attn = MaskedCrossAttention(config.hidden_dim, config.nheads)
@@ -27,7 +27,7 @@ class _CrossAttentionLayer(nn.Module):
         return self.norm(queries + self.dropout(attended))
 
 
-class _SelfAttentionLayer(nn.Module):
+class SelfAttentionLayer(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.self_attn = nn.MultiheadAttention(config.hidden_dim, config.nheads, config.dropout, batch_first=True)
@@ -41,7 +41,7 @@ class _SelfAttentionLayer(nn.Module):
         return self.norm(queries + self.dropout(attended))
 
 
-class _FeedForwardLayer(nn.Module):
+class FeedForwardLayer(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.linear1 = nn.Linear(config.hidden_dim, config.decoder_ffn)
@@ -76,9 +76,9 @@ class TransformerDecoder(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         layers, channels = range(config.decoder_layers), config.hidden_dim
-        self.transformer_self_attention_layers = nn.ModuleList(_SelfAttentionLayer(config) for _ in layers)
-        self.transformer_cross_attention_layers = nn.ModuleList(_CrossAttentionLayer(config) for _ in layers)
-        self.transformer_ffn_layers = nn.ModuleList(_FeedForwardLayer(config) for _ in layers)
+        self.transformer_self_attention_layers = nn.ModuleList(SelfAttentionLayer(config) for _ in layers)
+        self.transformer_cross_attention_layers = nn.ModuleList(CrossAttentionLayer(config) for _ in layers)
+        self.transformer_ffn_layers = nn.ModuleList(FeedForwardLayer(config) for _ in layers)
         self.decoder_norm = nn.LayerNorm(channels)
         self.query_feat = nn.Embedding(config.num_queries, channels)
         self.query_embed = nn.Embedding(config.num_queries, channels)

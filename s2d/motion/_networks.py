@@ -45,16 +45,3 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     if not isinstance(content, Mapping) or not all(isinstance(tensor, Tensor) for tensor in content.values()):
         raise InputError(f"expected weights, tensors by name, in {path}, got something else")
     return {str(name).removeprefix("module."): tensor for name, tensor in content.items()}
-
-
-def find_device(name: str) -> torch.device:
-    """A device of this machine; InputError for others."""
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise InputError(f"expected a device such as cpu or cuda, got {name!r}") from None
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise InputError(
-            f"expected a device of this machine, got {name!r}: torch finds {torch.cuda.device_count()} GPUs"
-        )
-    return device

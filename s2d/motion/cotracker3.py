@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from s2d.devices import find_device
 from s2d.errors import InputError
-from s2d.motion._networks import find_device, require_file, sha256_of
+from s2d.motion._networks import require_file, sha256_of
 from s2d.ops import PointTracks
 
 if TYPE_CHECKING:

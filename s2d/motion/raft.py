@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from s2d.devices import find_device
 from s2d.errors import InputError
-from s2d.motion._networks import find_device, read_weights, require_file, sha256_of
+from s2d.motion._networks import read_weights, require_file, sha256_of
 from s2d.motion.dis import VideoFlow
 
 if TYPE_CHECKING:

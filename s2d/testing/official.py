@@ -86,26 +86,37 @@ def targets(visible: Sequence[Sequence[int]], seed: int, frames: int = 3, height
 
 
 @contextlib.contextmanager
-def seeded_points(seed: int) -> Iterator[None]:
+def seeded_points(seed: int, rows: Sequence[Sequence[int]]) -> Iterator[None]:
     """Inside, the criterion's points are the official ones: call i of `torch.rand` has the seed ``seed + i``.
 
-    The official loss draws for the rows that it keeps alone; ours is handed those points.
+    Officially a head draws for the matching of each clip and then, twice, for the rows that its loss keeps, those of
+    all clips at once, and the next head follows; ours matches all heads first.
+
+    Args:
+        rows: by head, the final one first, and clip: how many rows are kept.
     """
-    calls = iter(range(seed, seed + (1 << 30)))
+    first, matching, losing = [seed], [], []
+    for head, kept in enumerate(rows):
+        matching += [first[head] + clip for clip in range(len(kept))]
+        losing += [(first[head] + len(kept), sum(kept[:clip]), sum(kept)) for clip in range(len(kept))]
+        first.append(first[head] + len(kept) + (2 if sum(kept) else 0))
+    matching, losing = iter(matching), iter(losing)
     original_rand, original_loss = torch.rand, criterion.temporal_drop_loss
 
-    def rand(*shape: int, **_: object) -> Tensor:
-        return original_rand(*shape, generator=torch.Generator().manual_seed(next(calls)))
+    def draw(call: int, *shape: int) -> Tensor:
+        return original_rand(*shape, generator=torch.Generator().manual_seed(call))
 
     def loss(logits: Tensor, target: BitMasks, keep: Tensor, number: int, *shares: float, **_: object) -> Tensor:
+        call, before, every = next(losing)
         points = []
-        for count in (int(shares[0] * number), number - int(shares[1] * number)):
+        for offset, count in enumerate((int(shares[0] * number), number - int(shares[1] * number))):
             points.append(torch.zeros(keep.numel(), count, 2))
-            if keep.any():
-                points[-1][keep.flatten()] = rand(int(keep.sum()), count, 2)
+            drawn = draw(call + offset, every, count, 2) if every else torch.zeros(0, count, 2)
+            points[-1][keep.flatten()] = drawn[before : before + int(keep.sum())]
         return original_loss(logits, target, keep, number, *shares, points=tuple(points))
 
-    torch.rand, criterion.temporal_drop_loss = rand, loss
+    torch.rand = lambda *shape, **_: draw(next(matching), *shape)
+    criterion.temporal_drop_loss = loss
     try:
         yield
     finally:

@@ -1,8 +1,9 @@
-"""The losses of a clip: Temporal DropLoss on matched masks at every prediction head, and the class loss."""
+"""The losses of a step: Temporal DropLoss on matched masks at every prediction head, and the class loss."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -10,18 +11,41 @@ from torch.nn import functional as F
 
 from s2d.data.clips import ClipTargets
 from s2d.ops import BitMasks, temporal_drop_loss
-from s2d.training.matcher import match
+from s2d.training.matcher import Pairs, match
 from s2d.training.settings import LossSettings
+
+
+@dataclass(frozen=True)
+class Totals:
+    """What the losses are divided by: numbers of all clips of a step, whoever computes them.
+
+    Attributes:
+        instances: targets.
+        matched: queries that answer for one.
+        queries: all of them.
+    """
+
+    instances: float
+    matched: float
+    queries: float
+
+    @staticmethod
+    def of(targets: Sequence[ClipTargets], queries: int) -> Totals:
+        """Of clips that a model with so many queries looks at."""
+        instances = sum(len(target) for target in targets)
+        return Totals(instances, sum(min(len(target), queries) for target in targets), queries * len(targets))
 
 
 def clip_losses(
     outputs: dict,
     targets: Sequence[ClipTargets],
     settings: LossSettings,
-    generator: torch.Generator | None = None,
-    prefix: str = "",
+    generators: Sequence[torch.Generator] | None = None,
+    totals: Totals | None = None,
+    *,
+    teacher: bool = False,
 ) -> dict[str, Tensor]:
-    """Every loss of a batch of clips, not yet weighted.
+    """Every loss of a batch of clips, not yet weighted; those of the parts of a step add up to the step's.
 
     Mask losses are sums over the kept (instance, frame) rows divided by the number of *instances* (at least 1), at
     the final head and at every auxiliary one. The class loss is taken at the final head only: cross-entropy with
@@ -30,38 +54,38 @@ def clip_losses(
     Args:
         outputs: ``pred_logits [B, Q, 2]``, ``pred_masks [B, Q, T, h, w]`` and ``aux_outputs``, a list of the same.
         targets: B clips' targets.
-        settings: points and matching costs.
-        generator: of all random points.
-        prefix: put before every name, ``"kd_"`` for the teacher's targets.
+        settings: points, matching costs and the frames that count.
+        generators: of all random points of each clip, on the device of the masks.
+        totals: of the whole step; None: these clips are all of it.
+        teacher: whether the targets are the teacher's; every name then begins with ``kd_``.
 
     Returns:
         ``loss_ce``, ``loss_mask``, ``loss_dice`` and, per auxiliary head i, ``loss_mask_i``, ``loss_dice_i``.
     """
-    number = max(sum(len(t) for t in targets), 1)
-    losses: dict[str, Tensor] = {}
-    for suffix, head in [("", outputs), *((f"_{i}", aux) for i, aux in enumerate(outputs["aux_outputs"]))]:
-        pairs = [
-            match(logits, masks, target, settings, generator)
-            for logits, masks, target in zip(head["pred_logits"], head["pred_masks"], targets, strict=True)
+    totals = totals or Totals.of(targets, outputs["pred_logits"].shape[1])
+    heads = [outputs, *outputs["aux_outputs"]]
+    pairs = match(heads, targets, settings, generators)
+    prefix = "kd_" if teacher else ""
+    losses = {f"{prefix}loss_ce": _class_loss(outputs["pred_logits"], pairs[0], settings.no_object, totals)}
+    for number, (head, matched) in enumerate(zip(heads, pairs, strict=True)):
+        suffix = f"_{number - 1}" if number else ""
+        sums = [
+            temporal_drop_loss(
+                masks[queries],
+                BitMasks(target.bits.words[chosen], target.bits.width),
+                _kept(target, settings, teacher, auxiliary=number > 0)[chosen],
+                settings.num_points,
+                settings.oversample,
+                settings.importance,
+                generator=generators[clip] if generators else None,
+            )
+            for clip, (masks, target, (queries, chosen)) in enumerate(
+                zip(head["pred_masks"], targets, matched, strict=True)
+            )
         ]
-        if not suffix:
-            losses[f"{prefix}loss_ce"] = _class_loss(head["pred_logits"], pairs, settings.no_object)
-        bce, dice = temporal_drop_loss(
-            torch.cat([head["pred_masks"][b, queries] for b, (queries, _) in enumerate(pairs)]),
-            _matched_bits(targets, pairs),
-            torch.cat([targets[b].keep[chosen] for b, (_, chosen) in enumerate(pairs)]),
-            settings.num_points,
-            settings.oversample,
-            settings.importance,
-            generator=generator,
-        )
-        losses[f"{prefix}loss_mask{suffix}"], losses[f"{prefix}loss_dice{suffix}"] = bce / number, dice / number
+        for name, values in zip(("mask", "dice"), zip(*sums, strict=True), strict=True):
+            losses[f"{prefix}loss_{name}{suffix}"] = sum(values) / max(totals.instances, 1)
     return losses
-
-
-def _matched_bits(targets: Sequence[ClipTargets], pairs: list[tuple[Tensor, Tensor]]) -> BitMasks:
-    words = [target.bits.words[chosen] for target, (_, chosen) in zip(targets, pairs, strict=True)]
-    return BitMasks(torch.cat(words), targets[0].bits.width)
 
 
 def weighted_sum(losses: dict[str, Tensor], settings: LossSettings) -> Tensor:
@@ -74,8 +98,21 @@ def weighted_sum(losses: dict[str, Tensor], settings: LossSettings) -> Tensor:
     )
 
 
-def _class_loss(logits: Tensor, pairs: list[tuple[Tensor, Tensor]], no_object: float) -> Tensor:
+def _kept(target: ClipTargets, settings: LossSettings, teacher: bool, auxiliary: bool) -> Tensor:
+    """bool ``[G, T]`` on the device of the masks: the rows that count."""
+    official, device = settings.behaviour == "official", target.bits.words.device
+    frames = settings.distill_frames if teacher and not (official and auxiliary) else settings.frames
+    if frames == "all":
+        return torch.ones(target.keep.shape, dtype=torch.bool, device=device)
+    if official:
+        return target.bits.words.flatten(2).ne(0).any(2)
+    return target.keep.to(device, non_blocking=True)
+
+
+def _class_loss(logits: Tensor, pairs: Sequence[Pairs], no_object: float, totals: Totals) -> Tensor:
     labels = torch.ones(logits.shape[:2], dtype=torch.int64, device=logits.device)
     for clip, (queries, _) in enumerate(pairs):
         labels[clip, queries] = 0
-    return F.cross_entropy(logits.flatten(0, 1), labels.flatten(), weight=logits.new_tensor([1.0, no_object]))
+    weight = logits.new_tensor([1.0, no_object])
+    total = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), weight=weight, reduction="sum")
+    return total / (totals.matched + no_object * (totals.queries - totals.matched))

@@ -6,6 +6,7 @@ import dataclasses
 import tomllib
 import types
 import typing
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -13,7 +14,13 @@ from pathlib import Path
 from s2d.data.clips import ClipSettings
 from s2d.errors import InputError
 from s2d.models.config import ModelConfig
-from s2d.training.settings import LossSettings, OptimizerSettings, RoundSettings, TeacherSettings
+from s2d.training.settings import (
+    ExecutionSettings,
+    LossSettings,
+    OptimizerSettings,
+    RoundSettings,
+    TeacherSettings,
+)
 
 
 @dataclass(frozen=True)
@@ -24,16 +31,19 @@ class Recipe:
         name: stem of the file.
         seed: of the weights and of everything drawn.
         checkpoint_every: steps between two checkpoints.
+        validate_every: steps between two validations, where there is data for it.
     """
 
     name: str
     seed: int = 0
     checkpoint_every: int = 100
+    validate_every: int = 1000
     model: ModelConfig = field(default_factory=ModelConfig)
     clips: ClipSettings = field(default_factory=ClipSettings)
     loss: LossSettings = field(default_factory=LossSettings)
     teacher: TeacherSettings = field(default_factory=TeacherSettings)
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
+    execution: ExecutionSettings = field(default_factory=ExecutionSettings)
     rounds: tuple[RoundSettings, ...] = ()
 
 
@@ -43,8 +53,13 @@ def recipe_names() -> list[str]:
     return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
 
 
-def load_recipe(recipe: str | Path | Recipe) -> Recipe:
+def load_recipe(recipe: str | Path | Recipe, changes: Sequence[str] = ()) -> Recipe:
     """A recipe by the name of one that comes with the package, or by the path of a TOML file.
+
+    Args:
+        recipe: name or path; a `Recipe` is taken as it is.
+        changes: values to put in place of the recipe's, such as ``"loss.num_points=1000"``, ``"model.norm='GN'"`` or
+            ``"rounds.0.steps=10"``; the value is TOML, or a bare word.
 
     Raises:
         InputError: no such recipe, not TOML, or a name or value that a recipe does not have.
@@ -62,9 +77,29 @@ def load_recipe(recipe: str | Path | Recipe) -> Recipe:
         tables = tomllib.loads(content)
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"expected TOML in the recipe {source}: {error}") from None
+    for change in changes:
+        _change(tables, change)
     loaded = _build(Recipe, {"name": Path(text).stem, **tables}, f"recipe {source}")
     _check(loaded, source)
     return loaded
+
+
+def _change(tables: dict, change: str) -> None:
+    """Put one value into the tables of a recipe."""
+    key, equals, text = change.partition("=")
+    *path, name = key.strip().split(".")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()
+    try:
+        for part in path:
+            tables = tables[int(part)] if isinstance(tables, list) else tables.setdefault(part, {})
+        tables[name] = value
+    except (ValueError, IndexError, TypeError, AttributeError):
+        equals = ""
+    if not (equals and name):
+        raise InputError(f"expected a change such as loss.num_points=1000, got {change!r}")
 
 
 def _build(kind: type, values: dict, where: str) -> object:
@@ -103,7 +138,10 @@ def _convert(hint: object, value: object, where: str) -> object:
 
 def _check(recipe: Recipe, source: str) -> None:
     allowed = {
-        "match_frames in [loss]": (recipe.loss.match_frames, ("kept", "all")),
+        "frames in [loss]": (recipe.loss.frames, ("annotated", "all")),
+        "distill_frames in [loss]": (recipe.loss.distill_frames, ("annotated", "all")),
+        "behaviour in [loss]": (recipe.loss.behaviour, ("corrected", "official")),
+        "precision in [execution]": (recipe.execution.precision, ("fp32", "bf16", "fp16")),
         "schedule in [optimizer]": (recipe.optimizer.schedule, ("cosine", "step")),
         **{
             f"annotations of round {r.name}": (r.annotations, ("keymasks", "predictions") if i else ("keymasks",))

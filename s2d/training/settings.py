@@ -19,7 +19,11 @@ class LossSettings:
         num_points: points a mask row, and of the matching cost.
         oversample: candidates a point.
         importance: share of the points chosen by uncertainty.
-        match_frames: ``"kept"``: a target is matched on its annotated frames; ``"all"``: on all, as officially.
+        frames: ``"annotated"``: an instance counts where it is annotated (Temporal DropLoss); ``"all"``: everywhere, a
+            frame without annotation being an empty mask.
+        distill_frames: the same of the teacher's targets, which are annotated everywhere.
+        behaviour: ``"corrected"``, or ``"official"``, as the released code: a frame is annotated where a target has a
+            pixel, targets are matched on all frames, and auxiliary heads take the teacher's targets on ``frames``.
         label_drop: probability that a kept row is dropped from the losses.
         frame_drop: probability that the student's attention drops a frame in which nothing is annotated.
     """
@@ -33,7 +37,9 @@ class LossSettings:
     num_points: int = 12_544
     oversample: float = 3.0
     importance: float = 0.75
-    match_frames: str = "kept"
+    frames: str = "annotated"
+    distill_frames: str = "all"
+    behaviour: str = "corrected"
     label_drop: float = 0.0
     frame_drop: float = 0.0
 
@@ -77,6 +83,21 @@ class OptimizerSettings:
     milestones: tuple[int, ...] = ()
     final: float = 0.0
     clip_norm: float = 0.01
+
+
+@dataclass(frozen=True)
+class ExecutionSettings:
+    """How a step is computed; what it computes is the same, rounding (and what dropout draws) aside.
+
+    Attributes:
+        precision: ``"fp32"``, ``"bf16"`` or ``"fp16"`` (with a loss scale) of the networks; weights are fp32.
+        micro_batch: clips of a process that go through the model at a time; gradients add up. None: all at once.
+        checkpointing: keep of every layer its input alone, and compute the rest again in the backward pass.
+    """
+
+    precision: str = "fp32"
+    micro_batch: int | None = None
+    checkpointing: bool = False
 
 
 @dataclass(frozen=True)

@@ -55,5 +55,5 @@ def confident_targets(
         best = best[scores[best] >= threshold]
         dense = F.interpolate(tubes[best], size=size, mode="bilinear", align_corners=False) > 0
         dense = dense[dense.flatten(1).any(1)]
-        found.append(ClipTargets(dense, torch.ones(dense.shape[:2], dtype=torch.bool, device=dense.device)))
+        found.append(ClipTargets(dense, torch.ones(dense.shape[:2], dtype=torch.bool)))
     return found

@@ -1,46 +1,69 @@
-"""The training loop of one video: student, teacher, losses, log, and checkpoints that resume bit for bit."""
+"""The training loop: student, teacher, losses, log, checkpoints that resume bit for bit; on any number of processes."""
 
 from __future__ import annotations
 
 import contextlib
-import json
+import math
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import torch
-from torch import nn
-from torch.nn import functional as F
+from torch import Tensor, nn
 from tqdm import tqdm
 
-from s2d.data.clips import AnnotatedFrames, ClipTargets, draw_clip
+from s2d.data.clips import ClipBatch, ClipTargets
 from s2d.data.files import atomic_write
 from s2d.errors import InputError
-from s2d.models.video_mask2former import padded_size
-from s2d.training.criterion import clip_losses, weighted_sum
-from s2d.training.drop import drop_frames, drop_labels
+from s2d.models.inference import PRECISIONS, check_precision
+from s2d.training.checkpointing import checkpoint_layers
+from s2d.training.criterion import Totals, clip_losses, weighted_sum
+from s2d.training.log import Log
 from s2d.training.optimizer import learning_rate, make_optimizer, set_learning_rate
+from s2d.training.parts import Part, make_parts
+from s2d.training.processes import Processes
 from s2d.training.recipe import Recipe
 from s2d.training.teacher import Teacher
+
+
+class Feed(Protocol):
+    """What a trainer learns from: `s2d.data.memory_loader.MemoryLoader`, `s2d.data.clip_loader.ClipLoader`."""
+
+    def batches(self, step: int) -> Iterator[ClipBatch]:
+        """This process's clips of every step, from number ``step`` on, without end."""
+        ...
 
 
 class Trainer:
     """Trains a model by the rounds of a recipe and can be stopped and resumed between any two steps.
 
-    Interrupted and resumed, with an equal number of threads, it computes the same weights as in one go: weights,
-    teacher, optimizer, place in the schedule and random states all lie in ``work/training.pt``.
+    Everything random is drawn from (seed, round, number of the clip): interrupted and resumed, with an equal number of
+    threads, it computes the same weights as in one go, and W processes with B / W clips each compute what one does with
+    B, rounding aside. Weights, teacher, optimizer and the place in the schedule lie in ``work/training.pt``.
+
+    A step whose gradient is not finite changes nothing. Between the student's forward pass and the optimizer's step the
+    device is waited for once a part, for the assignment.
 
     Attributes:
         round: rounds finished.
         step: steps finished in the present round.
-        skipped: steps left out because the loss or its gradient was not finite.
+        skipped: steps left out because the gradient was not finite.
         teacher: the averaged model; what a round leaves behind.
     """
 
     def __init__(
-        self, model: nn.Module, recipe: Recipe, *, work: Path | None = None, fingerprint: str = "", device: str = "cpu"
+        self,
+        model: nn.Module,
+        recipe: Recipe,
+        *,
+        work: Path | None = None,
+        fingerprint: str = "",
+        processes: Processes | None = None,
+        tensorboard: bool = False,
+        validate: Callable[[nn.Module], dict[str, float]] | None = None,
     ) -> None:
         """
         Args:
@@ -48,117 +71,181 @@ class Trainer:
             recipe: see `Recipe`.
             work: folder of ``training.pt`` and ``training.jsonl``; None keeps nothing.
             fingerprint: of what is trained on; a checkpoint with another one is refused.
-            device: of the model.
+            processes: which of those that share the steps this one is, and its device; None: alone, on the CPU.
+            tensorboard: write TensorBoard's events into ``work``, too.
+            validate: called with the teacher every ``recipe.validate_every`` steps; its numbers are logged.
 
         Raises:
-            InputError: ``work`` holds the run of another recipe or other data.
+            InputError: ``work`` holds the run of another recipe or other data; the device does not compute in the
+                recipe's precision; clips of a step cannot be shared by the processes; TensorBoard is missing.
         """
-        self.recipe, self.work = recipe, work
+        processes = processes or Processes()
+        if recipe.clips.batch % processes.world:
+            raise InputError(
+                f"expected clips.batch to be a multiple of the {processes.world} processes, got {recipe.clips.batch}"
+            )
+        check_precision(recipe.execution.precision, processes.device)
+        self.recipe, self.work, self.processes = recipe, work, processes
         self.identity = f"{recipe!r} {fingerprint}"
-        self.student = model.to(device).train()
+        self.student = model.to(processes.device).train()
         self.teacher = Teacher(self.student, recipe.teacher.momentum)
-        self.optimizer = make_optimizer(self.student, recipe.optimizer)
-        self.sampling = torch.Generator().manual_seed(recipe.seed)
-        self.points = torch.Generator(device).manual_seed(recipe.seed)
-        self.device = device
+        if recipe.execution.checkpointing:
+            checkpoint_layers(self.student)
+        self._network = processes.wrap(self.student)
+        self._validate = validate
+        self._log = Log(work if processes.rank == 0 else None, tensorboard=tensorboard)
         self.round = self.step = self.skipped = 0
-        with _seeded(recipe.seed):
-            self.dropout = torch.get_rng_state()
+        self._start_optimizer()
         if work is not None:
             work.mkdir(parents=True, exist_ok=True)
             self._load()
+        self._log.resume(self.round, self.step, self._number)
 
     @property
     def checkpoint(self) -> Path | None:
         return self.work / "training.pt" if self.work else None
 
-    def train(self, data: AnnotatedFrames, *, progress: bool = True) -> None:
-        """Do what is left of the present round on ``data``; afterwards the student has the teacher's weights."""
+    @property
+    def _number(self) -> int:
+        """Of the present step, among those of all rounds."""
+        return sum(done.steps for done in self.recipe.rounds[: self.round]) + self.step
+
+    def _start_optimizer(self) -> None:
+        self.optimizer = make_optimizer(self.student, self.recipe.optimizer)
+        # In full precision the scale stays 1; what is left is the check for gradients that are not finite.
+        half = self.recipe.execution.precision == "fp16"
+        self.scaler = torch.amp.GradScaler(self.processes.device.type, init_scale=2.0**16 if half else 1.0)
+
+    def train(self, feed: Feed, *, progress: bool = True) -> None:
+        """Do what is left of the present round on ``feed``; afterwards the student has the teacher's weights."""
         current = self.recipe.rounds[self.round]
         bar = tqdm(
-            total=current.steps, initial=self.step, desc=f"distill: {current.name}", unit="step", disable=not progress
+            total=current.steps,
+            initial=self.step,
+            desc=f"distill: {current.name}",
+            unit="step",
+            disable=not progress or self.processes.rank > 0,
         )
-        with bar, _seeded(self.dropout), _deferred_interrupt() as interrupted:
+        with bar, self._own_random_state(), _deferred_interrupt() as interrupted:
+            batches = feed.batches(self.step)
             while self.step < current.steps:
-                self._one_step(data, bar)
+                stop = self._one_step(next(batches), bar, interrupted)
                 self.step += 1
-                if interrupted:
+                if self.step % self.recipe.validate_every == 0 or self.step == current.steps:
+                    self._tell_validation()
+                if stop:
                     self.save()
                     raise KeyboardInterrupt
                 if self.step % self.recipe.checkpoint_every == 0 and self.step < current.steps:
                     self.save()
-            self.dropout = torch.get_rng_state()
         self.student.load_state_dict(self.teacher.model.state_dict())
-        self.optimizer = make_optimizer(self.student, self.recipe.optimizer)
+        self._start_optimizer()
         self.round, self.step = self.round + 1, 0
         self.save()
 
-    def _one_step(self, data: AnnotatedFrames, bar: tqdm) -> None:
-        recipe, current = self.recipe, self.recipe.rounds[self.round]
-        started = time.perf_counter()
-        drawn = [draw_clip(data, recipe.clips, self.sampling) for _ in range(recipe.clips.batch)]
-        clips = torch.stack([clip for clip, _ in drawn]).to(self.device)
-        targets = [drop_labels(target, recipe.loss.label_drop, self.sampling) for _, target in drawn]
-        size = padded_size(data.size)
-        targets = [_padded(target, size, self.device) for target in targets]
-        keep = drop_frames(targets, recipe.clips.frames, recipe.loss.frame_drop, self.sampling)
-        outputs = self.student(clips, None if keep is None else keep.to(self.device))
-        losses = clip_losses(outputs, targets, recipe.loss, self.points)
-        if current.distill_from is not None and self.step >= current.distill_from:
-            seen = self.teacher.targets(clips, size, recipe.teacher.threshold, recipe.teacher.most)
-            losses |= clip_losses(outputs, seen, recipe.loss, self.points, prefix="kd_")
-        total = weighted_sum(losses, recipe.loss)
-
-        rate = learning_rate(recipe.optimizer, current, self.step)
+    def _one_step(self, batch: ClipBatch, bar: tqdm, interrupted: list) -> bool:
+        """One step; whether any process was asked to stop meanwhile."""
+        started, recipe, team = time.perf_counter(), self.recipe, self.processes
+        first = self.step * recipe.clips.batch + team.rank
+        numbers = range(first, first + recipe.clips.batch - team.rank, team.world)
+        parts = make_parts(batch, numbers, recipe, self.round, team.device)
+        seen = [self._teacher_targets(part) for part in parts]
+        rate = learning_rate(recipe.optimizer, recipe.rounds[self.round], self.step)
         set_learning_rate(self.optimizer, rate)
         self.optimizer.zero_grad(set_to_none=True)
-        finite = bool(total.isfinite())
-        if finite:
-            total.backward()
-            norm = nn.utils.clip_grad_norm_(self.student.parameters(), recipe.optimizer.clip_norm)
-            finite = bool(norm.isfinite())
-        if finite:
-            self.optimizer.step()
-            self.teacher.update(self.student, self.step)
-        else:
-            self.skipped += 1
-        self._log(total, losses, rate, finite, time.perf_counter() - started)
-        bar.update()
-        bar.set_postfix(loss=f"{total.item():.2f}", skipped=self.skipped, refresh=False)
+        losses = self._backward(parts, seen)
+        self.scaler.unscale_(self.optimizer)
+        norm = nn.utils.clip_grad_norm_(self.student.parameters(), recipe.optimizer.clip_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update(None if recipe.execution.precision == "fp16" else 1.0)
 
-    def _log(self, total: torch.Tensor, losses: dict, rate: float, finite: bool, seconds: float) -> None:
-        if self.work is None:
-            return
-        heads = {name: round(value.item(), 4) for name, value in losses.items() if not name[-1].isdigit()}
-        entry = {"round": self.round, "step": self.step, "loss": round(total.item(), 4), **heads, "rate": rate}
-        with (self.work / "training.jsonl").open("a") as log:
-            log.write(json.dumps(entry | {"skipped": not finite, "seconds": round(seconds, 4)}) + "\n")
+        # From here on the device may be waited for.
+        told = team.sum(torch.stack([*losses.values(), norm.new_tensor(float(bool(interrupted)))]))
+        *values, stop = told.tolist()
+        heads = {name: value for name, value in zip(losses, values, strict=True) if not name[-1].isdigit()}
+        total = weighted_sum(dict(zip(losses, values, strict=True)), recipe.loss)
+        skipped = not math.isfinite(norm)
+        if skipped:
+            self.skipped += 1
+        else:
+            self.teacher.update(self.student, self.step)
+        said = {"loss": total, **heads, "norm": norm.item(), "rate": rate, "seconds": time.perf_counter() - started}
+        rounded = {name: float(f"{value:.6g}") for name, value in said.items()}
+        self._log.write(self._number, {"round": self.round, "step": self.step, **rounded, "skipped": skipped})
+        bar.update()
+        bar.set_postfix(loss=f"{total:.2f}", skipped=self.skipped, refresh=False)
+        return stop > 0
+
+    def _teacher_targets(self, part: Part) -> list[ClipTargets] | None:
+        """Further targets, from the step on that the round says."""
+        begin, settings = self.recipe.rounds[self.round].distill_from, self.recipe.teacher
+        if begin is None or self.step < begin:
+            return None
+        with self._autocast():
+            return self.teacher.targets(part.clips, part.size, settings.threshold, settings.most)
+
+    def _backward(self, parts: Sequence[Part], seen: Sequence[list[ClipTargets] | None]) -> dict[str, Tensor]:
+        """Add up the gradients of all parts; the losses of this process's clips, as shares of the step's."""
+        totals = self._totals([part.targets for part in parts])
+        seen_totals = self._totals([targets or [] for targets in seen])
+        sums: dict[str, Tensor] = {}
+        for index, (part, extra) in enumerate(zip(parts, seen, strict=True)):
+            alone = self.processes.world == 1 or index == len(parts) - 1
+            torch.manual_seed(part.dropout)
+            with contextlib.nullcontext() if alone else self._network.no_sync():
+                with self._autocast():
+                    outputs = self._network(part.clips, part.frame_keep)
+                generators = part.generators()
+                losses = clip_losses(outputs, part.targets, self.recipe.loss, generators, totals)
+                if extra is not None:
+                    losses |= clip_losses(outputs, extra, self.recipe.loss, generators, seen_totals, teacher=True)
+                # The processes' gradients are averaged, and these losses are shares of a sum.
+                self.scaler.scale(weighted_sum(losses, self.recipe.loss) * self.processes.world).backward()
+            for name, value in losses.items():
+                sums[name] = sums.get(name, 0.0) + value.detach()
+        return sums
+
+    def _totals(self, targets: Sequence[Sequence[ClipTargets]]) -> Totals:
+        """Of all clips of the step, whichever process has them."""
+        own = Totals.of([target for part in targets for target in part], self.student.config.num_queries)
+        if self.processes.world == 1:
+            return own
+        numbers = torch.tensor([own.instances, own.matched, own.queries], device=self.processes.device)
+        return Totals(*self.processes.sum(numbers).tolist())
+
+    def _autocast(self) -> torch.autocast:
+        precision = self.recipe.execution.precision
+        return torch.autocast(self.processes.device.type, PRECISIONS[precision], enabled=precision != "fp32")
+
+    def _tell_validation(self) -> None:
+        if self._validate and self.processes.rank == 0:
+            found = self._validate(self.teacher.model)
+            self._log.write(self._number - 1, {"round": self.round, "step": self.step - 1, **found})
 
     def save(self) -> None:
         """Write the checkpoint, whole or not at all."""
         if self.checkpoint is None:
             return
-        state = {
-            "identity": self.identity,
-            "round": self.round,
-            "step": self.step,
-            "skipped": self.skipped,
-            "student": self.student.state_dict(),
-            "teacher": self.teacher.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "sampling": self.sampling.get_state(),
-            "points": self.points.get_state(),
-            "dropout": torch.get_rng_state() if self.step else self.dropout,
-        }
-        with atomic_write(self.checkpoint) as path:
-            torch.save(state, path)
+        if self.processes.rank == 0:
+            state = {
+                "identity": self.identity,
+                "round": self.round,
+                "step": self.step,
+                "skipped": self.skipped,
+                "student": self.student.state_dict(),
+                "teacher": self.teacher.model.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "scaler": self.scaler.state_dict(),
+            }
+            self._log.flush()
+            with atomic_write(self.checkpoint) as path:
+                torch.save(state, path)
+        self.processes.wait()
 
     def _load(self) -> None:
-        log = self.work / "training.jsonl"
         if not self.checkpoint.is_file():
-            log.unlink(missing_ok=True)
             return
-        state = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
+        state = torch.load(self.checkpoint, map_location=self.processes.device, weights_only=True)
         if state["identity"] != self.identity:
             raise InputError(
                 f"expected {self.checkpoint} to be a run of the same recipe on the same keymasks, got another one; "
@@ -168,32 +255,14 @@ class Trainer:
         self.student.load_state_dict(state["student"])
         self.teacher.model.load_state_dict(state["teacher"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.sampling.set_state(state["sampling"].cpu())
-        self.points.set_state(state["points"].cpu())
-        self.dropout = state["dropout"].cpu()
-        if log.is_file():
-            entries = [line for line in log.read_text().splitlines(keepends=True) if line.endswith("\n")]
-            done = [e for e in entries if (json.loads(e)["round"], json.loads(e)["step"]) < (self.round, self.step)]
-            with atomic_write(log) as path:
-                path.write_text("".join(done))
+        self.scaler.load_state_dict(state["scaler"])
 
-
-def _padded(targets: ClipTargets, size: tuple[int, int], device: str) -> ClipTargets:
-    """The targets as the model sees the clip: padded below and to the right, on its device."""
-    height, width = targets.masks.shape[-2:]
-    masks = F.pad(targets.masks, (0, size[1] - width, 0, size[0] - height))
-    return ClipTargets(masks.to(device), targets.keep.to(device))
-
-
-@contextlib.contextmanager
-def _seeded(state: int | torch.Tensor) -> Iterator[None]:
-    """Run with this state of the default generator (dropout draws from it), and put the caller's back."""
-    with torch.random.fork_rng(devices=[]):
-        if isinstance(state, int):
-            torch.manual_seed(state)
-        else:
-            torch.set_rng_state(state)
-        yield
+    @contextlib.contextmanager
+    def _own_random_state(self) -> Iterator[None]:
+        """Dropout draws from the default generators: put the caller's states back."""
+        device = self.processes.device
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            yield
 
 
 @contextlib.contextmanager

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
 
+from s2d.data.clips import ClipTargets
 from s2d.models import ModelConfig, load_checkpoint
 from s2d.models.inference import best_queries, binary_masks
 from s2d.models.position import sine_2d, sine_3d
-from s2d.ops import attention_mask, mask_nms, unpack_masks
+from s2d.ops import attention_mask, mask_iou, mask_nms, unpack_masks
 from s2d.testing import official
+from s2d.training.criterion import clip_losses, weighted_sum
+from s2d.training.matcher import match
+from s2d.training.settings import LossSettings
+from s2d.training.teacher import confident_targets
 
 # What float32 costs against float64, on our side and on theirs.
 FEATURES, MASKS, LOGITS = 4e-5, 1e-4, 4e-5
 # Sampling positions and the choice of points are not smooth: gradients bear less than values do.
 GRADIENT_NORM, GRADIENT_PROJECTION = 5e-4, 5e-3
+# Of 192 points chosen by how uncertain they are, rounding exchanges one here and there.
+AUXILIARY = 3e-3
 
 
 @pytest.fixture(scope="module")
@@ -173,6 +182,86 @@ def teacher(files):
     teacher = load_checkpoint(files / "distillation.pth")
     assert not teacher.load_report
     return teacher
+
+
+@pytest.mark.parametrize(
+    ("case", "targets", "settings", "of_teacher"),
+    [
+        ("sparse_masks-only", "sparse", {}, False),
+        ("sparse_full", "sparse", {"frames": "all"}, False),
+        ("dense_masks-only", "dense", {}, False),
+        ("allempty_masks-only", "empty", {}, False),
+        ("allempty_full", "empty", {"frames": "all"}, False),
+        ("none_masks-only", "none", {}, False),
+        ("none_full", "none", {"frames": "all"}, False),
+        # The teacher's targets, whose strategy auxiliary heads do not heed.
+        ("kd_sparse_loss=full_dist=masks-only", "sparse", {"frames": "all", "distill_frames": "annotated"}, True),
+    ],
+)
+def test_criterion(outputs, stored, case, targets, settings, of_teacher):
+    """Matching, losses and gradients of all heads: the same random points give the released code's numbers."""
+    wanted = stored["criterion"][case]
+    heads = [
+        {name: head[name].clone().requires_grad_() for name in ("pred_logits", "pred_masks")}
+        for head in ({name: stored["forward"][name] for name in ("pred_logits", "pred_masks")}, *outputs["aux_outputs"])
+    ]
+    tubes = stored["targets"][targets]["masks"].bool() if targets != "none" else torch.zeros(0, 3, 96, 128).bool()
+    # What officially counts is seen in the masks: an annotation that says something else changes nothing.
+    target = ClipTargets(tubes, torch.ones(tubes.shape[:2], dtype=torch.bool))
+    chosen = LossSettings(class_loss=2, distill_class=2, num_points=256, behaviour="official", **settings)
+    kept = {"annotated": int(tubes.flatten(2).any(2).sum()), "all": tubes.shape[0] * tubes.shape[1]}
+    rows = [[kept[chosen.distill_frames if of_teacher else chosen.frames]], *[[kept[chosen.frames]]] * 9]
+
+    with official.seeded_points(1000, rows):
+        pairs = match(heads, [target], chosen)
+    for found, pair in zip(pairs, wanted["indices"], strict=True):
+        assert [t.tolist() for t in found[0]] == [t.tolist() for t in pair[0]]
+    with official.seeded_points(1000, rows):
+        losses = clip_losses({**heads[0], "aux_outputs": heads[1:]}, [target], chosen, teacher=of_teacher)
+    assert {name.removeprefix("kd_") for name in losses} == set(wanted["losses"])
+    for name, value in losses.items():
+        auxiliary = name[-1].isdigit()
+        near = pytest.approx(wanted["losses"][name.removeprefix("kd_")], rel=AUXILIARY if auxiliary else 1e-5, abs=1e-6)
+        assert value.item() == near, name
+    total = weighted_sum(losses, chosen)
+    assert total.item() == pytest.approx(wanted["total_weighted"], rel=1e-3)
+    total.backward()
+    torch.testing.assert_close(heads[0]["pred_logits"].grad, wanted["grad_pred_logits_final"], rtol=1e-4, atol=1e-6)
+    if wanted["grad_pred_masks_final"] is None:
+        assert heads[0]["pred_masks"].grad.abs().sum() == 0
+    else:
+        masks = wanted["grad_pred_masks_final"].to_dense()
+        torch.testing.assert_close(heads[0]["pred_masks"].grad, masks, rtol=1e-4, atol=1e-6)
+    for head, size in zip(heads[1:], wanted["grad_aux_masks_abs_sum"], strict=True):
+        assert head["pred_masks"].grad.abs().sum().item() == pytest.approx(size or 0.0, rel=1e-2)
+
+
+def test_distillation(outputs, teacher, clip, stored):
+    """Both parts of the loss, the second on what the teacher sees."""
+    wanted = stored["kd_train"]
+    with torch.no_grad():
+        seen = teacher(clip)
+    (found,) = confident_targets(seen["pred_logits"], seen["pred_masks"], (96, 128), wanted["score_threshold"])
+    packed, shape = wanted["distill_masks_packed"]
+    masks = torch.from_numpy(np.unpackbits(packed.numpy()))[: math.prod(shape)].view(shape).bool()
+    iou = mask_iou(masks, found.masks)
+    order = iou.argmax(1)
+    assert sorted(order.tolist()) == list(range(wanted["n_distill_targets"]))
+    assert iou.max(1).values.min() > 0.999
+    found = ClipTargets(found.masks[order], found.keep[order])
+
+    tubes = stored["targets"]["sparse"]["masks"].bool()
+    target = ClipTargets(tubes, tubes.flatten(2).any(2))
+    settings = LossSettings(class_loss=2, distill_class=2, num_points=256, behaviour="official")
+    rows = [[int(target.keep.sum())]] * 10
+    with official.seeded_points(3000, rows):
+        losses = clip_losses(outputs, [target], settings)
+    with official.seeded_points(3030, [[found.keep.numel()]] * 10):
+        losses |= clip_losses(outputs, [found], settings, teacher=True)
+    for name, value in losses.items():
+        weighted = weighted_sum({name: value}, settings).item()
+        assert weighted == pytest.approx(wanted["losses_weighted"][name], rel=AUXILIARY), name
+    assert losses.keys() == wanted["losses_weighted"].keys()
 
 
 @pytest.mark.parametrize(
