@@ -15,8 +15,9 @@ from torch import nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from s2d.data.clips import AnnotatedFrames, ClipTargets, draw_clip
+from s2d.data.clips import AnnotatedFrames, ClipTargets
 from s2d.data.files import atomic_write
+from s2d.data.memory_loader import draw_clip
 from s2d.errors import InputError
 from s2d.models.video_mask2former import padded_size
 from s2d.training.criterion import clip_losses, weighted_sum
@@ -97,8 +98,8 @@ class Trainer:
         recipe, current = self.recipe, self.recipe.rounds[self.round]
         started = time.perf_counter()
         drawn = [draw_clip(data, recipe.clips, self.sampling) for _ in range(recipe.clips.batch)]
-        clips = torch.stack([clip for clip, _ in drawn]).to(self.device)
-        targets = [drop_labels(target, recipe.loss.label_drop, self.sampling) for _, target in drawn]
+        clips = torch.stack([clip for clip, _, _ in drawn]).to(self.device)
+        targets = [drop_labels(target, recipe.loss.label_drop, self.sampling) for _, target, _ in drawn]
         size = padded_size(data.size)
         targets = [_padded(target, size, self.device) for target in targets]
         keep = drop_frames(targets, recipe.clips.frames, recipe.loss.frame_drop, self.sampling)
