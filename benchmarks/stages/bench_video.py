@@ -27,7 +27,7 @@ from benchmarks.harness import RESULTS, environment
 from benchmarks.stages.video_readers import Reader, all_readers
 from s2d.data import dali
 from s2d.data.clip_loader import ClipLoader
-from s2d.data.clip_plan import LoaderSettings
+from s2d.data.clips import ClipSettings
 from s2d.data.datasets import open_dataset
 from s2d.data.files import write_json
 from s2d.viz.table import text_table
@@ -122,10 +122,10 @@ def measure_loader(folder: Path) -> dict:
     decoders = ("pyav", "dali") if dali.missing() is None else ("pyav",)
     for decoder in tqdm(decoders, desc="loader", unit="decoder"):
         for workers in (1, 2):
-            settings = LoaderSettings(size=(240, 427), frames=4, batch=2, decoder=decoder)
+            settings = ClipSettings(size=(240, 427), frames=4, batch=2, decoder=decoder, workers=workers)
 
-            def run(work: float, settings: LoaderSettings = settings, workers: int = workers) -> float:
-                loader = ClipLoader(dataset, settings, clips_per_video=6, workers=workers)
+            def run(work: float, settings: ClipSettings = settings) -> float:
+                loader = ClipLoader(dataset, settings, clips_per_video=6)
                 batches = iter(loader)
                 next(batches)
                 began = time.perf_counter()
@@ -149,7 +149,7 @@ def measure_memory(folder: Path, number: int) -> dict:
         write_clip(videos / f"{n}.webm", (48, 64), 60)
     rows = []
     for decoder in ("pyav", "dali") if dali.missing() is None else ("pyav",):
-        settings = LoaderSettings(size=(48, 48), frames=4, batch=10, decoder=decoder)
+        settings = ClipSettings(size=(48, 48), frames=4, batch=10, decoder=decoder)
         loader = ClipLoader(open_dataset(videos), settings, clips_per_video=number // 4)
         every = len(loader) // 10
         for count, _ in enumerate(tqdm(loader, desc=f"memory, {decoder}", unit="batch"), 1):

@@ -12,25 +12,24 @@ import torch
 from torch import Tensor
 
 from s2d.data import dali
-from s2d.data.clip_plan import ClipPlan, LoaderSettings, transform_frames
+from s2d.data.clip_plan import ClipFormat, ClipPlan, transform_frames
+from s2d.data.clips import ClipSettings
 from s2d.data.video import open_video
 from s2d.data.video_file import to_rgb
 
 # (path, first frame, number of frames, size of the result or None for the file's)
 Reader = Callable[[Path, int, int, tuple[int, int] | None], Tensor]
 
-_IDENTITY = np.eye(3, 4, dtype=np.float32)
-
 
 def _plan(size: tuple[int, int], start: int, number: int) -> ClipPlan:
-    return ClipPlan(np.arange(start, start + number), (0, 0), size, False, _IDENTITY)
+    return ClipPlan.whole(np.arange(start, start + number), size)
 
 
 def ours(path: Path, start: int, number: int, size: tuple[int, int] | None) -> Tensor:
     """`Video.clip`, whose index is remembered."""
     video = open_video(path)
-    settings = LoaderSettings(size=size or video.size)
-    return transform_frames(video.clip(start, start + number), _plan(video.size, start, number), settings)
+    form = ClipFormat(size or video.size)
+    return transform_frames(video.clip(start, start + number), _plan(video.size, start, number), form)
 
 
 def dali_on(device: str) -> Reader:
@@ -41,7 +40,7 @@ def dali_on(device: str) -> Reader:
         video = open_video(path)
         target = size or video.size
         if target not in decoders:
-            decoders[target] = dali.DaliDecoder(LoaderSettings(size=target), torch.device(device), 2)
+            decoders[target] = dali.DaliDecoder(ClipSettings(), ClipFormat(target), torch.device(device))
         nothing = np.zeros((0, number, *video.size), np.uint8)
         ((frames, _),) = decoders[target].decode([dali.request(video, _plan(video.size, start, number), nothing)])
         return frames.cpu()
@@ -82,7 +81,7 @@ def opencv(path: Path, start: int, number: int, size: tuple[int, int] | None) ->
 
 def _delivered(frames: Tensor, size: tuple[int, int] | None) -> Tensor:
     whole = tuple(frames.shape[-2:])
-    return transform_frames(frames, _plan(whole, 0, len(frames)), LoaderSettings(size=size or whole))
+    return transform_frames(frames, _plan(whole, 0, len(frames)), ClipFormat(size or whole))
 
 
 def decord_reader() -> Reader:

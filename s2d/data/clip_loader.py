@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import sys
 import threading
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
@@ -13,8 +14,8 @@ import torch
 
 from s2d.data import dali
 from s2d.data.clip_maker import Clip, ClipMaker
-from s2d.data.clip_plan import LoaderSettings
-from s2d.data.clips import ClipBatch
+from s2d.data.clip_plan import ClipFormat
+from s2d.data.clips import ClipBatch, ClipSettings
 from s2d.data.datasets.sample import Sample
 from s2d.data.workers import Workers
 from s2d.errors import InputError
@@ -22,10 +23,10 @@ from s2d.errors import InputError
 
 class ClipLoader:
     """Iterating yields the batches of an epoch, or what is left of it after `load_state_dict`; again, of the next.
+    `batches` goes on from epoch to epoch.
 
     Everything is drawn from (seed, epoch, place in the epoch), so that the clips are the same whatever decodes them and
-    however many processes share an epoch: B clips on each of W processes are those of W * B clips on one. An epoch that
-    does not fill its last batch goes on with its first videos.
+    however many processes share a batch. An epoch that does not fill its last batch goes on with its first videos.
 
     Attributes:
         epoch: the present one, from 0.
@@ -38,30 +39,35 @@ class ClipLoader:
     def __init__(
         self,
         dataset: Sequence[Sample],
-        settings: LoaderSettings,
+        settings: ClipSettings,
         *,
+        size: tuple[int, int] | None = None,
         device: str | torch.device = "cpu",
         seed: int = 0,
         rank: int = 0,
         world: int = 1,
+        mean: tuple[float, float, float] = (0.0, 0.0, 0.0),
+        std: tuple[float, float, float] = (1.0, 1.0, 1.0),
         clips_per_video: int = 1,
-        workers: int = 2,
         prefetch: int = 2,
     ) -> None:
         """
         Args:
             dataset: videos, as `s2d.data.datasets.open_dataset` gives them.
-            settings: see `LoaderSettings`.
+            settings: see `ClipSettings`.
+            size: (H, W) of the clips where the settings name none, pixels.
             device: of the tensors; on ``cuda`` DALI decodes there.
             seed: of everything drawn.
             rank: number of this process among ``world``.
-            world: processes that share each epoch.
+            world: processes that share each batch.
+            mean: subtracted from red, green and blue, which lie in 0..255.
+            std: what they are then divided by.
             clips_per_video: clips of every video in an epoch.
-            workers: threads that open, decode and transform.
             prefetch: batches made ahead.
 
         Raises:
-            InputError: no video; or the decoder is ``"dali"``, which is not installed.
+            InputError: no video; a batch that cannot be shared equally; no size; or the decoder is ``"dali"``, which is
+                not installed.
         """
         if len(dataset) == 0:
             raise InputError("expected a dataset with at least one video, got none")
@@ -69,11 +75,15 @@ class ClipLoader:
             raise ValueError(f"s2d::ClipLoader: expected 0 <= rank < world, got rank {rank} of {world}")
         if settings.decoder == "dali" and (absent := dali.missing()) is not None:
             raise InputError(f"expected a decoder that is there, got 'dali': {absent}")
+        if (size := settings.size or size) is None:
+            raise InputError("expected a size of the clips of a dataset, got none")
+        settings.share(world)
         clips = len(dataset) * clips_per_video
-        self._maker = ClipMaker(dataset, settings, torch.device(device), seed=seed, clips=clips, threads=workers)
+        form = ClipFormat(size, mean, std)
+        self._maker = ClipMaker(dataset, settings, form, torch.device(device), seed=seed, clips=clips)
         self._settings, self._rank, self._world = settings, rank, world
-        self._workers, self._prefetch = workers, max(1, prefetch)
-        self._identity = {"seed": seed, "clips": clips, "clips_per_step": settings.batch * world}
+        self._prefetch = max(1, prefetch)
+        self._identity = {"seed": seed, "clips": clips, "clips_per_step": settings.batch}
         self.epoch = self.step = 0
         self.decoded: Counter[str] = Counter()
         self.reasons: Counter[str] = Counter()
@@ -105,18 +115,23 @@ class ClipLoader:
         self.epoch, self.step = state["epoch"], state["step"]
 
     def __iter__(self) -> Iterator[ClipBatch]:
-        if self.step >= len(self):
-            self.epoch, self.step = self.epoch + 1, 0
+        first = self.epoch * len(self) + self.step
+        return self._follow(range(first, (first // len(self) + 1) * len(self)))
+
+    def batches(self, step: int = 0) -> Iterator[ClipBatch]:
+        """The batches of a run from ``step`` on, counted over all epochs, without end."""
+        return self._follow(range(step, sys.maxsize))
+
+    def _follow(self, steps: range) -> Iterator[ClipBatch]:
         made: queue.Queue = queue.Queue(maxsize=1)
         stop = threading.Event()
-        producer = threading.Thread(
-            target=self._produce, args=(self.epoch, self.step, made, stop), name="s2d-clips", daemon=True
-        )
+        producer = threading.Thread(target=self._produce, args=(steps, made, stop), name="s2d-clips", daemon=True)
         producer.start()
         try:
-            while self.step < len(self):
+            for step in steps:
                 clips = self._take(made)
-                self.step += 1
+                self.epoch, number = divmod(step, len(self))
+                self.step = number + 1
                 yield self._deliver(clips)
         finally:
             stop.set()
@@ -136,26 +151,28 @@ class ClipLoader:
 
     def _deliver(self, clips: list[Clip]) -> ClipBatch:
         for clip in clips:
-            self.decoded[clip.decoder] += 1
             self.skipped.update(clip.skipped)
-            if clip.reason is not None:
-                self.reasons[clip.reason] += 1
+            for part in clip.parts():
+                self.decoded[part.decoder] += 1
+                if part.reason is not None:
+                    self.reasons[part.reason] += 1
+        frames, targets = zip(*(clip.finished() for clip in clips), strict=True)
         return ClipBatch(
-            torch.stack([clip.frames for clip in clips]),
-            [clip.targets() for clip in clips],
+            torch.stack(frames),
+            list(targets),
             [clip.sample.name for clip in clips],
             torch.from_numpy(np.stack([clip.plan.times for clip in clips])),
         )
 
-    def _produce(self, epoch: int, first: int, made: queue.Queue, stop: threading.Event) -> None:
-        """Make the batches of an epoch in order, ``prefetch`` of them ahead, until told to stop."""
-        workers = Workers(self._workers)
+    def _produce(self, steps: range, made: queue.Queue, stop: threading.Event) -> None:
+        """Make the batches in order, ``prefetch`` of them ahead, until told to stop."""
+        workers = Workers(self._settings.workers)
         try:
             coming: deque[list[Future[Clip]]] = deque()
-            numbers = iter(range(first, len(self)))
+            ahead = iter(steps)
             while not stop.is_set():
-                while len(coming) < self._prefetch and (number := next(numbers, None)) is not None:
-                    coming.append([workers.submit(self._maker.prepare, epoch, p) for p in self._places(number)])
+                while len(coming) < self._prefetch and (step := next(ahead, None)) is not None:
+                    coming.append([workers.submit(self._maker.prepare, *place) for place in self._places(step)])
                 if not coming:
                     return
                 _put(made, self._maker.finish([future.result() for future in coming.popleft()]), stop)
@@ -164,10 +181,11 @@ class ClipLoader:
         finally:
             workers.close()
 
-    def _places(self, number: int) -> range:
-        """Places in the epoch of this process's clips in a batch."""
-        clips = self._identity["clips_per_step"]
-        return range(number * clips + self._rank, (number + 1) * clips, self._world)
+    def _places(self, step: int) -> list[tuple[int, int]]:
+        """(epoch, place in it) of this process's clips in a batch."""
+        epoch, number = divmod(step, len(self))
+        first = number * self._settings.batch
+        return [(epoch, place) for place in range(first + self._rank, first + self._settings.batch, self._world)]
 
 
 def _put(made: queue.Queue, item: object, stop: threading.Event) -> None:

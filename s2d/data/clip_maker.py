@@ -14,8 +14,18 @@ import torch
 from torch import Tensor
 
 from s2d.data import dali
-from s2d.data.clip_plan import ClipPlan, LoaderSettings, draw_plan, transform_frames, transform_masks
-from s2d.data.clips import ClipTargets
+from s2d.data.clip_plan import (
+    ClipFormat,
+    ClipPlan,
+    draw_frames,
+    draw_plan,
+    paste,
+    present,
+    seeded,
+    transform_frames,
+    transform_masks,
+)
+from s2d.data.clips import ClipSettings, ClipTargets
 from s2d.data.datasets.sample import Sample
 from s2d.data.types import Tracks
 from s2d.data.video import Video
@@ -41,6 +51,7 @@ class Clip:
         decoder: who made it.
         reason: why PyAV did although DALI was asked for.
         skipped: what could not be read before, at this place.
+        donor: the clip whose instances are pasted onto it.
         frames: float32 ``[T, 3, h, w]``.
         masks: bool ``[G, T, h, w]``.
     """
@@ -54,14 +65,24 @@ class Clip:
     decoder: str = "pyav"
     reason: str | None = None
     skipped: tuple[str, ...] = ()
+    donor: Clip | None = None
     request: dali.Request | None = None
     frames: Tensor | None = None
     masks: Tensor | None = None
 
-    def targets(self) -> ClipTargets:
-        """The instances that have a pixel in the clip."""
-        present = self.masks.flatten(1).any(1)
-        return ClipTargets(self.masks[present], self.keep.to(present.device)[present])
+    def parts(self) -> list[Clip]:
+        """The clip and what is pasted onto it."""
+        return [self] if self.donor is None else [self, self.donor]
+
+    def finished(self) -> tuple[Tensor, ClipTargets]:
+        """Its frames, and the instances that have a pixel in them."""
+        frames, targets = self.frames, self._targets()
+        if self.donor is not None:
+            frames, targets = paste(frames, targets, self.donor.frames, self.donor._targets())
+        return frames, present(targets)
+
+    def _targets(self) -> ClipTargets:
+        return ClipTargets(self.masks, self.keep.to(self.masks.device))
 
 
 class ClipMaker:
@@ -74,21 +95,20 @@ class ClipMaker:
     def __init__(
         self,
         dataset: Sequence[Sample],
-        settings: LoaderSettings,
+        settings: ClipSettings,
+        form: ClipFormat,
         device: torch.device,
         *,
         seed: int,
         clips: int,
-        threads: int,
     ) -> None:
         """
         Args:
             clips: how many an epoch has; each video comes equally often.
-            threads: of DALI.
         """
-        self._dataset, self._settings, self._device = dataset, settings, device
+        self._dataset, self._settings, self._form, self._device = dataset, settings, form, device
         self._seed, self._clips = seed, clips
-        self._dali, self._one_at_a_time = dali.DaliDecoder(settings, device, threads), threading.Lock()
+        self._dali, self._one_at_a_time = dali.DaliDecoder(settings, form, device), threading.Lock()
         self._opened = lru_cache(maxsize=_OPEN)(_open)
         self._order = lru_cache(maxsize=2)(self._shuffled)
         self.busy: dict[int, str] = {}
@@ -104,13 +124,14 @@ class ClipMaker:
             InputError: a clip that cannot be read, where those are refused; or too many of them in a row.
         """
         for number in range(attempt, _ATTEMPTS):
-            draw = np.random.default_rng([self._seed, epoch, place, number])
+            generator = seeded(self._seed, epoch, place, number)
             order = self._order(epoch)
-            index = order[place % len(order)] if number == 0 else draw.integers(len(self._dataset))
-            sample = self._dataset[int(index)]
+            sample = self._dataset[int(order[place % len(order)])] if number == 0 else self._any(generator)
             try:
-                with self._at_work(sample.name):
-                    clip = self._draw(sample, (epoch, place, number), draw)
+                clip = self._draw(sample, (epoch, place, number), generator)
+                if torch.rand((), generator=generator) < self._settings.copy_paste:
+                    sample = self._any(generator)
+                    clip.donor = self._draw(sample, (epoch, place, number), generator)
                 clip.skipped = skipped
                 return clip
             except (InputError, OSError, av.FFmpegError) as error:
@@ -120,7 +141,7 @@ class ClipMaker:
 
     def finish(self, clips: list[Clip]) -> list[Clip]:
         """Let DALI decode what waits for it, all at once; one by one where something in it cannot be decoded."""
-        waiting = [clip for clip in clips if clip.request is not None]
+        waiting = [part for clip in clips for part in clip.parts() if part.request is not None]
         if not waiting:
             return clips
         try:
@@ -128,7 +149,7 @@ class ClipMaker:
                 decoded = self._dali.decode([clip.request for clip in waiting])
         except dali.DaliError as error:
             if len(clips) == 1:
-                return [self._without_dali(waiting[0], error)]
+                return [self._without_dali(clips[0], error)]
             return [self.finish([clip])[0] for clip in clips]
         for clip, (clip.frames, clip.masks) in zip(waiting, decoded, strict=True):
             clip.decoder, clip.request = "dali", None
@@ -143,6 +164,9 @@ class ClipMaker:
         finally:
             del self.busy[thread]
 
+    def _any(self, generator: torch.Generator) -> Sample:
+        return self._dataset[int(torch.randint(len(self._dataset), (), generator=generator))]
+
     def _shuffled(self, epoch: int) -> np.ndarray:
         """Numbers of the videos of an epoch, by place."""
         return np.random.default_rng([self._seed, epoch]).permutation(self._clips) % len(self._dataset)
@@ -156,35 +180,40 @@ class ClipMaker:
             raise InputError(message) from None
         return message
 
-    def _draw(self, sample: Sample, place: tuple[int, int, int], draw: np.random.Generator) -> Clip:
-        video, tracks = self._opened(sample)
-        annotated = None if tracks is None else tracks.annotated.any(0).numpy()
-        plan = draw_plan(video.num_frames, video.size, annotated, self._settings, draw)
-        clip = Clip(place, sample, video, plan, *_targets(tracks, plan, video.size))
-        if self._settings.decoder != "pyav":
-            clip.reason = dali.refusal(video, self._device)
-            if clip.reason is None:
-                clip.request = dali.request(video, plan, clip.source_masks)
-                clip.reason = None if clip.request else "no key frame is a clean start for the clip"
-            if clip.reason is not None and self._settings.decoder == "dali":
-                raise InputError(f"expected a video that DALI decodes, got {sample.name}: {clip.reason}")
-        if clip.request is None:
-            self._decode(clip)
-        return clip
+    def _draw(self, sample: Sample, place: tuple[int, int, int], generator: torch.Generator) -> Clip:
+        with self._at_work(sample.name):
+            video, tracks = self._opened(sample)
+            index = draw_frames(*_marks(tracks, video.num_frames), self._settings, generator)
+            plan = draw_plan(index, video.size, self._form.size, self._settings, generator)
+            clip = Clip(place, sample, video, plan, *_targets(tracks, plan, video.size))
+            if self._settings.decoder != "pyav":
+                clip.reason = dali.refusal(video, self._device)
+                if clip.reason is None:
+                    clip.request = dali.request(video, plan, clip.source_masks)
+                    clip.reason = None if clip.request else "no key frame is a clean start for the clip"
+                if clip.reason is not None and self._settings.decoder == "dali":
+                    raise InputError(f"expected a video that DALI decodes, got {sample.name}: {clip.reason}")
+            if clip.request is None:
+                self._decode(clip)
+            return clip
 
     def _decode(self, clip: Clip) -> None:
         """By PyAV, or PIL for images."""
         frames = _read_frames(clip.video, clip.plan.times).to(self._device)
-        clip.frames = transform_frames(frames, clip.plan, self._settings)
-        clip.masks = transform_masks(torch.from_numpy(clip.source_masks).to(self._device), clip.plan, self._settings)
+        clip.frames = transform_frames(frames, clip.plan, self._form)
+        masks = torch.from_numpy(clip.source_masks).to(self._device)
+        clip.masks = transform_masks(masks, clip.plan, self._form.size)
 
     def _without_dali(self, clip: Clip, error: dali.DaliError) -> Clip:
         """A clip that DALI failed on: by PyAV where that is allowed, else refused or drawn again."""
-        failure: Exception = InputError(f"expected a video that DALI decodes, got {clip.sample.name}: {error}")
+        waiting = [part for part in clip.parts() if part.request is not None]
+        names = " or ".join(part.sample.name for part in waiting)
+        failure: Exception = InputError(f"expected a video that DALI decodes, got {names}: {error}")
         if self._settings.decoder == "auto":
-            clip.request, clip.reason = None, f"DALI failed: {error}"
             try:
-                self._decode(clip)
+                for part in waiting:
+                    part.request, part.reason = None, f"DALI failed: {error}"
+                    self._decode(part)
                 return clip
             except (InputError, OSError, av.FFmpegError) as unreadable:
                 failure = unreadable
@@ -200,6 +229,14 @@ def _open(sample: Sample) -> tuple[Video, Tracks | None]:
         wanted = f"masks of {width} x {height} on {video.num_frames} frames of {sample.name}"
         raise InputError(f"expected {wanted}, got {w} x {h} on {tracks.num_frames}")
     return video, tracks
+
+
+def _marks(tracks: Tracks | None, length: int) -> tuple[Tensor, Tensor, Tensor]:
+    """What `draw_frames` asks for; where nothing is annotated, any frame will do."""
+    keep = torch.ones(1, length, dtype=torch.bool)
+    if tracks is not None and bool(tracks.annotated.any()):
+        keep = tracks.annotated
+    return torch.arange(length), keep, keep.float()
 
 
 def _targets(tracks: Tracks | None, plan: ClipPlan, size: tuple[int, int]) -> tuple[np.ndarray, Tensor]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from s2d.data.clips import ClipSettings, ClipTargets
 from s2d.errors import InputError
 
 # Rec. 601 luma: what is left of a colour without saturation.
@@ -19,144 +20,210 @@ HALF = 0.5 - 1e-4
 
 
 @dataclass(frozen=True)
-class LoaderSettings:
-    """How clips are drawn from a dataset, decoded and delivered.
+class ClipFormat:
+    """How clips are delivered.
 
     Attributes:
-        size: (H, W) of the clips, pixels.
-        frames: T, frames of a clip.
-        stride: distance of neighbouring ones in the video.
-        batch: B, clips of a step on each process.
-        crop: least and greatest side of the crop, as a share of the largest box of the clips' shape in the frame.
-        flip: probability of a horizontal flip.
-        color: brightness, contrast and saturation are multiplied by up to ``1 +- color``.
+        size: (H, W), pixels.
         mean: subtracted from red, green and blue, which lie in 0..255.
         std: what they are then divided by.
-        decoder: ``"pyav"``, ``"dali"``, or ``"auto"``: DALI where its frames are PyAV's, else PyAV.
-        short: of a video shorter than a clip, ``"repeat"`` the last frame or treat it as an ``"error"``.
-        on_error: of what cannot be read, ``"refuse"`` ends the iteration, ``"skip"`` draws another clip in its place.
-        timeout: seconds after which a batch that does not come is an error.
     """
 
     size: tuple[int, int]
-    frames: int = 3
-    stride: int = 1
-    batch: int = 1
-    crop: tuple[float, float] = (0.8, 1.0)
-    flip: float = 0.5
-    color: float = 0.1
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
-    decoder: str = "auto"
-    short: str = "repeat"
-    on_error: str = "refuse"
-    timeout: float = 120.0
-
-    def __post_init__(self) -> None:
-        choices = {
-            "decoder": ("auto", "pyav", "dali"),
-            "short": ("repeat", "error"),
-            "on_error": ("refuse", "skip"),
-        }
-        for name, allowed in choices.items():
-            if getattr(self, name) not in allowed:
-                raise InputError(f"expected {name} to be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
-        if min(*self.size, self.frames, self.stride, self.batch) < 1:
-            raise InputError(f"expected size, frames, stride and batch of at least 1, got {self}")
-        if not 0 < self.crop[0] <= self.crop[1] <= 1:
-            raise InputError(f"expected crop to be two shares in (0, 1], the smaller first, got {self.crop}")
 
 
 @dataclass(frozen=True, eq=False)
 class ClipPlan:
-    """One clip of a video.
+    """One clip of a video. What is said of each frame is the same for all, but for the jitter of the angle, unless the
+    behaviour is the official one.
 
     Attributes:
         times: int64 ``[T]``, ascending: numbers of its frames.
-        corner: (top, left) of the crop, pixels.
-        extent: (height, width) of the crop, pixels.
-        mirrored: whether it is flipped.
-        color: float32 ``[3, 4]``: red, green and blue become this matrix times (red, green, blue, 1).
+        corner: int64 ``[T, 2]``: (top, left) of the crop, pixels.
+        extent: int64 ``[T, 2]``: (height, width) of the crop, pixels.
+        angle: float64 ``[T]``: the rotation around the centre of the resized crop, degrees.
+        mirrored: whether it is then flipped.
+        color: float32 ``[T, 3, 4]``: red, green and blue become this matrix times (red, green, blue, 1).
     """
 
     times: np.ndarray
-    corner: tuple[int, int]
-    extent: tuple[int, int]
+    corner: np.ndarray
+    extent: np.ndarray
+    angle: np.ndarray
     mirrored: bool
     color: np.ndarray
 
+    @staticmethod
+    def whole(times: np.ndarray, size: tuple[int, int]) -> ClipPlan:
+        """These frames of a video of size (H, W) as they are."""
+        number = len(times)
+        color = np.tile(np.eye(3, 4, dtype=np.float32), (number, 1, 1))
+        extent = np.tile(np.array(size, np.int64), (number, 1))
+        return ClipPlan(times, np.zeros_like(extent), extent, np.zeros(number), False, color)
 
-def draw_plan(
-    length: int,
-    size: tuple[int, int],
-    annotated: np.ndarray | None,
-    settings: LoaderSettings,
-    draw: np.random.Generator,
-) -> ClipPlan:
-    """Draw a clip.
+    def rotations(self, size: tuple[int, int]) -> np.ndarray:
+        """Float32 ``[T, 2, 3]``: (x, y, 1) of a pixel's centre in the rotated frame to (x, y) in the one before it."""
+        cosine, sine = np.cos(np.radians(self.angle)), np.sin(np.radians(self.angle))
+        linear = np.stack([np.stack([cosine, -sine], -1), np.stack([sine, cosine], -1)], -2)
+        center = np.array([[size[1] / 2], [size[0] / 2]])
+        return np.concatenate([linear, center - linear @ center], -1).astype(np.float32)
+
+
+def seeded(*numbers: int) -> torch.Generator:
+    """A generator that these numbers, at least 0, determine."""
+    (state,) = np.random.SeedSequence(numbers).generate_state(1, np.uint64)
+    return torch.Generator().manual_seed(int(state >> np.uint64(1)))
+
+
+def draw_frames(
+    times: Tensor, keep: Tensor, weights: Tensor, settings: ClipSettings, generator: torch.Generator
+) -> Tensor:
+    """The frames of a clip around an annotated one.
+
+    A random instance is chosen (see ``settings.balance``), then one of its annotated frames, then the others: T
+    consecutive ones (every ``settings.stride``-th) of which as many as possible are annotated, or any within
+    ``settings.max_gap``.
 
     Args:
-        length: frames of the video.
-        size: (H, W) of its frames.
-        annotated: bool ``[length]``: a clip shows one of these frames if there are any; None: any clip will do.
+        times: int64 ``[L]``, ascending: numbers of the frames that there are.
+        keep: bool ``[N, L]``: where an instance is annotated.
+        weights: float32 ``[N, L]``, at least 0: how often a frame is drawn for an instance.
+
+    Returns:
+        Indices into ``times``: int64 ``[T]``, ascending (the last is repeated in a short video).
 
     Raises:
         InputError: the video is shorter than a clip, and ``settings.short`` says that this is an error.
+        ValueError: no weight is above 0.
     """
-    # Everything is drawn whatever the video is like, so that one setting does not change what another one draws.
-    where, anchor, share, down, right, flip, *colors = draw.random(9).tolist()
-    times = _times(length, annotated, settings, where, anchor)
-    box = min(size[0] / settings.size[0], size[1] / settings.size[1])
-    scale = box * (settings.crop[0] + (settings.crop[1] - settings.crop[0]) * share)
-    extent = tuple(max(1, min(whole, round(side * scale))) for whole, side in zip(size, settings.size, strict=True))
-    corner = tuple(int(d * (w - e + 1)) for d, w, e in zip((down, right), size, extent, strict=True))
-    return ClipPlan(times, corner, extent, flip < settings.flip, _color(settings.color, colors))
-
-
-def _times(
-    length: int, annotated: np.ndarray | None, settings: LoaderSettings, where: float, anchor: float
-) -> np.ndarray:
-    steps = np.arange(settings.frames) * settings.stride
-    last = length - 1 - int(steps[-1])
+    total, length = len(times), settings.frames
+    steps = torch.arange(length) * settings.stride
+    last = total - 1 - int(steps[-1])
+    sums = weights.sum(1)
+    if not bool((sums > 0).any()):
+        raise ValueError("expected at least one annotated frame to draw clips around, got none")
+    shares = torch.where(sums > 0, sums ** (1 - settings.balance), 0.0)
+    instance = int(torch.multinomial(shares, 1, generator=generator))
+    anchor = int(torch.multinomial(weights[instance], 1, generator=generator))
     if last < 0:
         if settings.short == "error":
-            raise InputError(f"expected a video of at least {steps[-1] + 1} frames, got {length}")
-        return np.minimum(steps, length - 1)
-    marked = np.flatnonzero(annotated) if annotated is not None else []
-    if len(marked) == 0:
-        return int(where * (last + 1)) + steps
-    shown = marked[int(anchor * len(marked))]
-    starts = (shown - steps)[(shown - steps >= 0) & (shown - steps <= last)]
-    # In a video hardly longer than a clip the stride may step over the frame whatever the start is.
-    start = starts[int(where * len(starts))] if len(starts) else min(last, max(0, int(shown)))
-    return int(start) + steps
+            raise InputError(f"expected a video of at least {steps[-1] + 1} frames, got {total}")
+        return steps.clamp(max=total - 1)
+    if torch.rand((), generator=generator) < settings.consecutive:
+        starts = (anchor - steps)[(anchor - steps >= 0) & (anchor - steps <= last)]
+        if len(starts) == 0:
+            # In a video hardly longer than a clip the stride may step over the frame whatever the start is.
+            return min(anchor, last) + steps
+        annotated = keep[instance][starts[:, None] + steps].sum(1)
+        best = starts[annotated == annotated.max()]
+        return best[torch.randint(len(best), (), generator=generator)] + steps
+    gap = (times - times[anchor]).abs()
+    # In a video that was thinned out, or a narrow gap, the nearest frames must do.
+    reach = max(settings.max_gap, int(gap.sort().values[length - 1]))
+    others = ((gap <= reach) & (gap > 0)).nonzero()[:, 0]
+    chosen = others[torch.randperm(len(others), generator=generator)[: length - 1]]
+    return torch.cat([chosen, torch.tensor([anchor])]).sort().values
 
 
-def _color(strength: float, draws: list[float]) -> np.ndarray:
-    brightness, contrast, saturation = (1 + strength * (2 * d - 1) for d in draws)
+def draw_plan(
+    times: Tensor,
+    source: tuple[int, int],
+    size: tuple[int, int],
+    settings: ClipSettings,
+    generator: torch.Generator,
+) -> ClipPlan:
+    """Draw what is done to frames ``times``, int64 ``[T]``, of size ``source`` to make a clip of size ``size``."""
+    draws = torch.rand(len(times), 9, generator=generator, dtype=torch.float64).numpy()
+    jitter = settings.rotation_jitter * (2 * draws[:, 8] - 1)
+    if settings.behaviour == "corrected":
+        draws = np.tile(draws[:1], (len(times), 1))
+    else:
+        jitter = 0.0
+    scale = settings.crop[0] + (settings.crop[1] - settings.crop[0]) * draws[:, :1]
+    scale *= min(source[0] / size[0], source[1] / size[1])
+    extent = (scale * size).round().clip(1, source).astype(np.int64)
+    corner = (draws[:, 1:3] * (source - extent + 1)).astype(np.int64)
+    angle = settings.rotation * (2 * draws[:, 3] - 1) + jitter
+    color = np.stack([_color(*(1 + settings.color * (2 * row - 1))) for row in draws[:, 4:7]])
+    return ClipPlan(times.numpy(), corner, extent, angle, bool(draws[0, 7] < settings.flip), color)
+
+
+def _color(brightness: float, contrast: float, saturation: float) -> np.ndarray:
     mixed = saturation * np.eye(3) + (1 - saturation) * _LUMA[None]
     grey = np.full((3, 1), 127.5 * (1 - contrast))
     return (brightness * np.concatenate([contrast * mixed, grey], 1)).astype(np.float32)
 
 
-def transform_frames(frames: Tensor, plan: ClipPlan, settings: LoaderSettings) -> Tensor:
-    """Crop, resize (antialiased, linear), flip, colour and normalisation: uint8 to float32 ``[T, 3, h, w]``."""
-    clip = _placed(frames, plan, settings)
+def transform_frames(frames: Tensor, plan: ClipPlan, form: ClipFormat) -> Tensor:
+    """Crop, resize (antialiased, linear), colour, rotation (0 outside), flip and normalisation.
+
+    Args:
+        frames: uint8 ``[T, 3, H, W]``.
+
+    Returns:
+        Float32 ``[T, 3, h, w]``.
+    """
+    clip = _resized(frames, plan, form.size)
     color = torch.from_numpy(plan.color).to(clip.device)
-    clip = torch.einsum("oc,tchw->tohw", color[:, :3], clip) + color[:, 3, None, None]
-    mean, std = (torch.tensor(v, device=clip.device)[:, None, None] for v in (settings.mean, settings.std))
-    return (clip.clamp_(0, 255) - mean) / std
+    clip = torch.baddbmm(color[:, :, 3:], color[:, :, :3], clip.flatten(2)).view(clip.shape)
+    clip = _turned(clip.clamp_(0, 255), plan)
+    mean, std = (torch.tensor(v, device=clip.device)[:, None, None] for v in (form.mean, form.std))
+    return (clip - mean) / std
 
 
-def transform_masks(masks: Tensor, plan: ClipPlan, settings: LoaderSettings) -> Tensor:
-    """The same crop, resize and flip; a pixel is set where half of it is: uint8 of 0 and 1 to bool ``[G, T, h, w]``."""
+def transform_masks(masks: Tensor, plan: ClipPlan, size: tuple[int, int]) -> Tensor:
+    """The same crop, resize, rotation and flip; a pixel is set where half of it is.
+
+    Args:
+        masks: uint8 ``[G, T, H, W]`` of 0 and 1, or bool.
+
+    Returns:
+        Bool ``[G, T, h, w]``.
+    """
     if len(masks) == 0:
-        return torch.zeros(0, masks.shape[1], *settings.size, dtype=torch.bool, device=masks.device)
-    return _placed(masks, plan, settings) >= HALF
+        return torch.zeros(0, masks.shape[1], *size, dtype=torch.bool, device=masks.device)
+    return (_turned(_resized(masks.transpose(0, 1), plan, size), plan) >= HALF).transpose(0, 1)
 
 
-def _placed(planes: Tensor, plan: ClipPlan, settings: LoaderSettings) -> Tensor:
-    (top, left), (height, width) = plan.corner, plan.extent
-    box = planes[..., top : top + height, left : left + width].float()
-    resized = F.interpolate(box, size=settings.size, mode="bilinear", antialias=True, align_corners=False)
-    return resized.flip(-1) if plan.mirrored else resized
+def _resized(planes: Tensor, plan: ClipPlan, size: tuple[int, int]) -> Tensor:
+    """The crop of each frame at the size of the clip: ``[T, C, H, W]`` to float32 ``[T, C, h, w]``."""
+    boxes = zip(planes, plan.corner.tolist(), plan.extent.tolist(), strict=True)
+    crops = [frame[:, y : y + h, x : x + w].float() for frame, (y, x), (h, w) in boxes]
+    if all(crop.shape == crops[0].shape for crop in crops):
+        return F.interpolate(torch.stack(crops), size=size, mode="bilinear", antialias=True, align_corners=False)
+    resize = [F.interpolate(c[None], size=size, mode="bilinear", antialias=True, align_corners=False) for c in crops]
+    return torch.cat(resize)
+
+
+def _turned(planes: Tensor, plan: ClipPlan) -> Tensor:
+    """Rotation and flip of float32 ``[T, C, h, w]``."""
+    if plan.angle.any():
+        height, width = planes.shape[-2:]
+        # Rotation in pixels, written for coordinates that span [-1, 1] along each side.
+        spans = np.array([[1, height / width, 0], [width / height, 1, 0]], np.float32)
+        theta = torch.from_numpy(plan.rotations((height, width)) * spans).to(planes.device)
+        planes = F.grid_sample(
+            planes, F.affine_grid(theta, list(planes.shape), align_corners=False), align_corners=False
+        )
+    return planes.flip(-1) if plan.mirrored else planes
+
+
+def paste(frames: Tensor, targets: ClipTargets, donor: Tensor, pasted: ClipTargets) -> tuple[Tensor, ClipTargets]:
+    """Lay the instances of a donor clip over a clip, frame by frame; what they cover is taken from those below.
+
+    Args:
+        frames: ``[T, 3, H, W]``.
+        donor: of the same shape.
+        pasted: its instances.
+    """
+    cover = pasted.masks.any(0)
+    masks = torch.cat([targets.masks & ~cover, pasted.masks])
+    return torch.where(cover[:, None], donor, frames), ClipTargets(masks, torch.cat([targets.keep, pasted.keep]))
+
+
+def present(targets: ClipTargets) -> ClipTargets:
+    """Those that have a pixel in the clip."""
+    seen = targets.masks.flatten(1).any(1)
+    return ClipTargets(targets.masks[seen], targets.keep[seen])

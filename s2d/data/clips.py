@@ -1,8 +1,7 @@
-"""Clips for training: a few frames around annotated ones, and augmentation that is coherent in time."""
+"""Clips for training: their settings, what a step sees, and the annotated frames that they are drawn from."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from s2d.data.types import Tracks
+from s2d.errors import InputError
 from s2d.ops import RLE, BitMasks, pack_masks, rle_decode, unpack_masks
 
 
@@ -64,6 +64,7 @@ class AnnotatedFrames:
         masks: bits ``[N, T, H, W]``.
         keep: bool ``[N, T]``: where an instance is annotated.
         weights: float32 ``[N, T]``, at least 0: how often a frame is drawn for an instance; 0 where not kept.
+        name: of the video.
     """
 
     frames: Tensor
@@ -71,6 +72,7 @@ class AnnotatedFrames:
     masks: BitMasks
     keep: Tensor
     weights: Tensor
+    name: str = "video"
 
     @property
     def size(self) -> tuple[int, int]:
@@ -79,25 +81,39 @@ class AnnotatedFrames:
 
 @dataclass(frozen=True)
 class ClipSettings:
-    """How clips are drawn.
+    """How clips are drawn, read and changed: the table ``[clips]`` of a recipe.
 
     Attributes:
         frames: T, frames of a clip.
-        batch: B, clips of a step.
+        batch: B, clips of an optimizer step, those of all processes and all accumulated parts together.
+        stride: distance of neighbouring frames of a clip with consecutive ones.
         balance: 1 draws every instance as often as any other, 0 every annotation by its weight alone, so that
             instances with many good ones come more often.
         max_gap: frames of a clip that is not consecutive lie within so many frames of the annotated one.
         consecutive: share of clips with consecutive frames.
-        crop: least and greatest side of the crop, as a share of the frame's.
+        crop: least and greatest side of the crop, as a share of the largest box of the clip's shape in the frame.
         flip: probability of a horizontal flip.
-        color: brightness and contrast are multiplied by up to ``1 +- color``.
+        color: brightness, contrast and saturation are multiplied by up to ``1 +- color``.
         rotation: up to so many degrees either way, drawn per clip.
         rotation_jitter: further degrees, drawn per frame.
-        max_frames: at most so many frames are held in memory, those nearest to annotated ones.
+        copy_paste: probability that the instances of another clip are pasted onto a clip, frame by frame.
+        max_frames: of a video that is held in memory at most so many frames are, those nearest to annotated ones.
+        size: (H, W) of the clips of a dataset, pixels; None leaves it to the caller.
+        decoder: ``"pyav"``, ``"dali"``, or ``"auto"``: DALI where its frames are PyAV's, else PyAV.
+        workers: threads that open, decode and transform the videos of a dataset.
+        short: of a video shorter than a clip, ``"repeat"`` the last frame or treat it as an ``"error"``.
+        on_error: of what cannot be read, ``"refuse"`` ends the iteration, ``"skip"`` draws another clip in its place.
+        timeout: seconds after which a batch that does not come is an error.
+        behaviour: ``"corrected"``, or ``"official"``: crop, colour and rotation are drawn for each frame, as the
+            released code does.
+
+    Raises:
+        InputError: a value outside its range.
     """
 
     frames: int = 3
     batch: int = 1
+    stride: int = 1
     balance: float = 1.0
     max_gap: int = 20
     consecutive: float = 1.0
@@ -106,7 +122,42 @@ class ClipSettings:
     color: float = 0.1
     rotation: float = 15.0
     rotation_jitter: float = 2.0
+    copy_paste: float = 0.0
     max_frames: int = 300
+    size: tuple[int, int] | None = None
+    decoder: str = "auto"
+    workers: int = 2
+    short: str = "repeat"
+    on_error: str = "refuse"
+    timeout: float = 120.0
+    behaviour: str = "corrected"
+
+    def __post_init__(self) -> None:
+        choices = {
+            "decoder": ("auto", "pyav", "dali"),
+            "short": ("repeat", "error"),
+            "on_error": ("refuse", "skip"),
+            "behaviour": ("corrected", "official"),
+        }
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise InputError(f"expected {name} to be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
+        for name in ("frames", "batch", "stride", "max_gap", "max_frames", "workers"):
+            if getattr(self, name) < 1:
+                raise InputError(f"expected {name} of at least 1, got {getattr(self, name)}")
+        if self.size is not None and min(self.size) < 1:
+            raise InputError(f"expected size of at least 1, got {self.size}")
+        for name in ("balance", "consecutive", "flip", "color", "copy_paste"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"expected {name} in [0, 1], got {getattr(self, name)}")
+        if not 0 < self.crop[0] <= self.crop[1] <= 1:
+            raise InputError(f"expected crop to be two shares in (0, 1], the smaller first, got {self.crop}")
+
+    def share(self, world: int) -> int:
+        """Clips of a batch for each of ``world`` processes; InputError where they cannot share it equally."""
+        if self.batch % world:
+            raise InputError(f"expected a batch that {world} processes can share equally, got {self.batch} clips")
+        return self.batch // world
 
 
 def choose_frames(annotated: Tensor, most: int) -> Tensor:
@@ -159,87 +210,9 @@ def annotate(frames: Tensor, times: Tensor, tracks: Tracks, weights: Tensor | No
         words.append(pack_masks(tube).words[None])
     chosen = torch.ones_like(keep, dtype=torch.float32) if weights is None else weights[:, times].float()
     masks = BitMasks(torch.cat(words), size[1])
-    return AnnotatedFrames(frames, times, masks, keep, torch.where(keep, chosen, 0.0))
+    return AnnotatedFrames(frames, times, masks, keep, torch.where(keep, chosen, 0.0), tracks.video)
 
 
 def _shrink(rle: RLE, size: tuple[int, int]) -> Tensor:
     dense = unpack_masks(rle_decode(rle))[:, None].float()
     return F.interpolate(dense, size=size, mode="area")[0, 0] >= 0.5
-
-
-def draw_clip(data: AnnotatedFrames, settings: ClipSettings, generator: torch.Generator) -> tuple[Tensor, ClipTargets]:
-    """One augmented clip and its targets.
-
-    A random instance is chosen (see ``settings.balance``), then one of its annotated frames (by ``data.weights``), then
-    the other frames.
-    Instances without a pixel in the clip are left out.
-
-    Returns:
-        ``[T, 3, H, W]`` float32 in 0..255 and `ClipTargets`.
-    """
-    index = draw_frames(data, settings, generator)
-    masks = unpack_masks(BitMasks(data.masks.words[:, index], data.masks.width))
-    clip, masks = augment(data.frames[index], masks, settings, generator)
-    present = masks.flatten(1).any(1)
-    return clip, ClipTargets(masks[present], data.keep[:, index][present])
-
-
-def draw_frames(data: AnnotatedFrames, settings: ClipSettings, generator: torch.Generator) -> Tensor:
-    """Indices of the frames of a clip into ``data.frames``: int64 ``[T]``, ascending (repeated in a short video)."""
-    total, length = len(data.times), settings.frames
-    sums = data.weights.sum(1)
-    if not bool((sums > 0).any()):
-        raise ValueError("expected at least one annotated frame to draw clips around, got none")
-    shares = torch.where(sums > 0, sums ** (1 - settings.balance), 0.0)
-    instance = int(torch.multinomial(shares, 1, generator=generator))
-    anchor = int(torch.multinomial(data.weights[instance], 1, generator=generator))
-    if total < length:
-        return torch.arange(length).clamp(max=total - 1)
-    if torch.rand((), generator=generator) < settings.consecutive:
-        starts = torch.arange(max(0, anchor - length + 1), min(anchor, total - length) + 1)
-        annotated = data.keep[instance].unfold(0, length, 1).sum(1)[starts]
-        best = starts[annotated == annotated.max()]
-        start = int(best[torch.randint(len(best), (), generator=generator)])
-        return torch.arange(start, start + length)
-    gap = (data.times - data.times[anchor]).abs()
-    # In a video that was thinned out, or a narrow gap, the nearest frames must do.
-    reach = max(settings.max_gap, int(gap.sort().values[length - 1]))
-    others = ((gap <= reach) & (gap > 0)).nonzero()[:, 0]
-    chosen = others[torch.randperm(len(others), generator=generator)[: length - 1]]
-    return torch.cat([chosen, torch.tensor([anchor])]).sort().values
-
-
-def augment(frames: Tensor, masks: Tensor, settings: ClipSettings, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Crop, flip, rotation and colour, drawn once for all frames of the clip (rotation with a jitter per frame).
-
-    Args:
-        frames: uint8 ``[T, 3, H, W]``.
-        masks: bool ``[G, T, H, W]``.
-
-    Returns:
-        Frames float32 in 0..255 and masks, of the same sizes; what lies outside the frame is 0 and not in any mask.
-    """
-    number, _, height, width = frames.shape
-    draw = torch.rand(7 + number, generator=generator).tolist()
-    scale = settings.crop[0] + (settings.crop[1] - settings.crop[0]) * draw[0]
-    mirror = -1.0 if draw[1] < settings.flip else 1.0
-    shift_x, shift_y = ((1 - scale) * (2 * d - 1) for d in draw[2:4])
-    thetas = []
-    for jitter in draw[7:]:
-        degrees = settings.rotation * (2 * draw[4] - 1) + settings.rotation_jitter * (2 * jitter - 1)
-        cosine, sine = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-        # Rotation in pixels, written for coordinates that span [-1, 1] along each side.
-        thetas.append(
-            [
-                [scale * mirror * cosine, -scale * sine * height / width, shift_x],
-                [scale * mirror * sine * width / height, scale * cosine, shift_y],
-            ]
-        )
-    grid = F.affine_grid(torch.tensor(thetas), [number, 1, height, width], align_corners=False)
-    clip = F.grid_sample(frames.float(), grid, align_corners=False)
-    brightness, contrast = (1 + settings.color * (2 * d - 1) for d in draw[5:7])
-    mean = clip.mean()
-    clip = ((clip - mean) * contrast + mean * brightness).clamp(0, 255)
-    planes = masks.transpose(0, 1).float()
-    moved = F.grid_sample(planes, grid, mode="nearest", align_corners=False) if len(masks) else planes
-    return clip, moved.transpose(0, 1) > 0.5

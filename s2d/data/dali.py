@@ -7,7 +7,7 @@ The pipelines do what `s2d.data.clip_plan` does by torch. Video is handed over a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from s2d.data.clip_plan import HALF, ClipPlan, LoaderSettings
+from s2d.data.clip_plan import HALF, ClipFormat, ClipPlan, transform_frames, transform_masks
+from s2d.data.clips import ClipSettings
 from s2d.data.image_folder import ImageFolder, check_size, ends_early, upright_size
 from s2d.data.video import Video
 from s2d.data.video_cut import cut_frames
@@ -45,7 +46,7 @@ class Request:
     Attributes:
         encoded: one video, or the image of each frame: uint8 ``[bytes]`` each.
         numbers: int32 ``[T]``: which frames of the video; empty for images.
-        plan: the crop, flip and colour; its colour includes what DALI's own matrix leaves to be done.
+        plan: what is to be done to them; its colour includes what DALI's own matrix leaves to be done.
         masks: uint8 ``[G, T, H, W]`` of 0 and 1.
     """
 
@@ -104,9 +105,8 @@ def request(video: Video, plan: ClipPlan, masks: np.ndarray) -> Request | None:
         return None
     encoded, origin = piece
     fixed = plan.color.copy()
-    fixed[:, :3] = plan.color[:, :3] @ _from_bt601(source.matrix)
-    plan = ClipPlan(plan.times, plan.corner, plan.extent, plan.mirrored, fixed)
-    return Request((encoded,), (plan.times - origin).astype(np.int32), plan, masks)
+    fixed[:, :, :3] = plan.color[:, :, :3] @ _from_bt601(source.matrix)
+    return Request((encoded,), (plan.times - origin).astype(np.int32), replace(plan, color=fixed), masks)
 
 
 def _read(path: Path, size: tuple[int, int]) -> np.ndarray:
@@ -140,8 +140,10 @@ def _rgb_from_ycc(red: float, blue: float) -> np.ndarray:
 class DaliDecoder:
     """The pipelines of one loader. Outputs are torch tensors on DALI's own memory, which they keep alive."""
 
-    def __init__(self, settings: LoaderSettings, device: torch.device, threads: int) -> None:
-        self._settings, self._device, self._threads = settings, device, threads
+    def __init__(self, settings: ClipSettings, form: ClipFormat, device: torch.device) -> None:
+        self._settings, self._form, self._device = settings, form, device
+        # DALI draws a crop for a whole video: where each frame has its own, it decodes and torch does the rest.
+        self._raw = settings.behaviour == "official"
         self._pipelines: dict[str, object] = {}
 
     def decode(self, requests: Sequence[Request]) -> list[tuple[Tensor, Tensor]]:
@@ -153,7 +155,7 @@ class DaliDecoder:
         videos = [n for n, request in enumerate(requests) if not request.images]
         images = [n for n, request in enumerate(requests) if request.images]
         try:
-            running = {"masks": self._start_masks(requests)}
+            running = {} if self._raw else {"masks": self._start_masks(requests)}
             if videos:
                 running["videos"] = self._start_videos([requests[n] for n in videos])
             if images:
@@ -165,6 +167,8 @@ class DaliDecoder:
             # A pipeline in which something failed is not usable any more.
             self._pipelines.clear()
             raise DaliError(_reason(error)) from None
+        if self._raw:
+            return self._by_torch(requests, done)
         clips: dict[int, Tensor] = {}
         if videos:
             clips |= zip(videos, torch.from_dlpack(done["videos"].as_tensor()), strict=True)
@@ -172,6 +176,18 @@ class DaliDecoder:
             stacked = torch.from_dlpack(done["images"].as_tensor()).unflatten(0, (len(images), -1))
             clips |= zip(images, stacked, strict=True)
         return [(clips[n], self._masks(request, done["masks"][n])) for n, request in enumerate(requests)]
+
+    def _by_torch(self, requests: Sequence[Request], done: dict[str, object]) -> list[tuple[Tensor, Tensor]]:
+        videos, images = iter(done.get("videos", ())), iter(done.get("images", ()))
+        clips = []
+        for request in requests:
+            plan, size = request.plan, self._form.size
+            found = [next(images) for _ in request.encoded] if request.images else next(videos)
+            pixels = torch.stack([*map(torch.from_dlpack, found)]) if request.images else torch.from_dlpack(found)
+            masks = torch.from_numpy(request.masks).to(self._device)
+            frames = transform_frames(pixels.permute(0, 3, 1, 2), plan, self._form)
+            clips.append((frames, transform_masks(masks, plan, size)))
+        return clips
 
     def _masks(self, request: Request, output: object) -> Tensor:
         number, length = request.masks.shape[:2]
@@ -181,28 +197,42 @@ class DaliDecoder:
         # DALI takes no empty samples: a clip without instances has one plane, which is cut off what comes back.
         planes = [r.masks.reshape(-1, *r.masks.shape[2:], 1) for r in requests]
         planes = [p if len(p) else np.zeros((1, *p.shape[1:]), np.uint8) for p in planes]
-        return self._start("masks", [r.plan for r in requests], {"planes": planes})
+        # One rotation a plane, in the order of the planes.
+        rotations = [np.tile(r.plan.rotations(self._form.size), (max(1, len(r.masks)), 1, 1)) for r in requests]
+        rotations = [found[: len(p)] for found, p in zip(rotations, planes, strict=True)]
+        return self._start("masks", [r.plan for r in requests], rotations, {"planes": planes})
 
     def _start_videos(self, requests: Sequence[Request]) -> object:
         feeds = {"encoded": [r.encoded[0] for r in requests], "numbers": [r.numbers for r in requests]}
-        return self._start("videos", [r.plan for r in requests], feeds)
+        rotations = [r.plan.rotations(self._form.size) for r in requests]
+        return self._start("videos", [r.plan for r in requests], rotations, feeds)
 
     def _start_images(self, requests: Sequence[Request]) -> object:
         plans = [r.plan for r in requests for _ in r.encoded]
-        return self._start("images", plans, {"encoded": [image for r in requests for image in r.encoded]})
+        rotations = [rotation for r in requests for rotation in r.plan.rotations(self._form.size)]
+        return self._start("images", plans, rotations, {"encoded": [image for r in requests for image in r.encoded]})
 
-    def _start(self, kind: str, plans: Sequence[ClipPlan], feeds: dict[str, list[np.ndarray]]) -> object:
+    def _start(
+        self,
+        kind: str,
+        plans: Sequence[ClipPlan],
+        rotations: list[np.ndarray],
+        feeds: dict[str, list[np.ndarray]],
+    ) -> object:
         pipeline = self._pipelines.get(kind)
         if pipeline is None:
-            pipeline = self._pipelines[kind] = _build(kind, self._settings, self._device, self._threads)
-        feeds = feeds | {
-            "corner": [np.array(plan.corner, np.int32) for plan in plans],
-            "extent": [np.array(plan.extent, np.int32) for plan in plans],
-            "mirrored": [np.array(plan.mirrored, np.int32) for plan in plans],
-        }
-        if kind != "masks":
-            feeds["matrix"] = [np.ascontiguousarray(plan.color[:, :3]) for plan in plans]
-            feeds["offset"] = [np.ascontiguousarray(plan.color[:, 3]) for plan in plans]
+            pipeline = self._pipelines[kind] = _build(kind, self._settings, self._form, self._device)
+        if not self._raw:
+            if _rotates(self._settings):
+                feeds["rotations"] = rotations
+            feeds |= {
+                "corner": [plan.corner[0].astype(np.int32) for plan in plans],
+                "extent": [plan.extent[0].astype(np.int32) for plan in plans],
+                "mirrored": [np.array(plan.mirrored, np.int32) for plan in plans],
+            }
+            if kind != "masks":
+                feeds["matrix"] = [np.ascontiguousarray(plan.color[0, :, :3]) for plan in plans]
+                feeds["offset"] = [np.ascontiguousarray(plan.color[0, :, 3]) for plan in plans]
         for name, values in feeds.items():
             pipeline.feed_input(name, values)
         pipeline.schedule_run()
@@ -214,33 +244,47 @@ def _reason(error: Exception) -> str:
     return str(error).rpartition("encountered:")[2].strip().partition("\n")[0]
 
 
-def _build(kind: str, settings: LoaderSettings, device: torch.device, threads: int) -> object:
+def _rotates(settings: ClipSettings) -> bool:
+    return settings.rotation > 0 or settings.rotation_jitter > 0
+
+
+def _build(kind: str, settings: ClipSettings, form: ClipFormat, device: torch.device) -> object:
     from nvidia.dali import fn, math, pipeline_def, types
 
     gpu = device.type == "cuda"
+    clips = settings.batch * (2 if settings.copy_paste else 1)
 
-    def placed(planes: object) -> object:
+    def resized(planes: object) -> object:
         box = fn.slice(
             planes, start=fn.external_source(name="corner"), shape=fn.external_source(name="extent"), axis_names="HW"
         )
-        return fn.resize(box, size=settings.size, dtype=types.FLOAT, interp_type=types.INTERP_LINEAR, antialias=True)
+        return fn.resize(box, size=form.size, dtype=types.FLOAT, interp_type=types.INTERP_LINEAR, antialias=True)
+
+    def rotated(planes: object) -> object:
+        if not _rotates(settings):
+            return planes
+        rotations = fn.external_source(name="rotations")
+        matrix = rotations if kind == "images" else fn.per_frame(rotations)
+        return fn.warp_affine(planes, matrix=matrix, fill_value=0, interp_type=types.INTERP_LINEAR)
 
     def finished(pixels: object, layout: str) -> object:
+        if settings.behaviour == "official":
+            return pixels
         matrix, offset = fn.external_source(name="matrix"), fn.external_source(name="offset")
-        colored = math.clamp(fn.coord_transform(placed(pixels), M=matrix, T=offset), 0, 255)
+        colored = math.clamp(fn.coord_transform(resized(pixels), M=matrix, T=offset), 0, 255)
         return fn.crop_mirror_normalize(
-            fn.reinterpret(colored, layout=layout),
+            rotated(fn.reinterpret(colored, layout=layout)),
             mirror=fn.external_source(name="mirrored"),
-            mean=list(settings.mean),
-            std=list(settings.std),
+            mean=list(form.mean),
+            std=list(form.std),
             dtype=types.FLOAT,
             output_layout=layout.replace("HWC", "CHW"),
         )
 
     # One batch is in flight: the loader's own thread starts the next one while this one is trained on.
     @pipeline_def(
-        batch_size=settings.batch * (settings.frames if kind == "images" else 1),
-        num_threads=threads,
+        batch_size=clips * (settings.frames if kind == "images" else 1),
+        num_threads=settings.workers,
         device_id=(torch.cuda.current_device() if device.index is None else device.index) if gpu else None,
         prefetch_queue_depth=1,
         exec_dynamic=True,
@@ -248,8 +292,8 @@ def _build(kind: str, settings: LoaderSettings, device: torch.device, threads: i
     def pipeline() -> object:
         if kind == "masks":
             planes = fn.external_source(name="planes", layout="FHWC")
-            flipped = fn.flip(placed(planes.gpu() if gpu else planes), horizontal=fn.external_source(name="mirrored"))
-            return flipped >= HALF
+            placed = rotated(resized(planes.gpu() if gpu else planes))
+            return fn.flip(placed, horizontal=fn.external_source(name="mirrored")) >= HALF
         encoded = fn.external_source(name="encoded")
         where = "mixed" if gpu else "cpu"
         if kind == "images":

@@ -10,6 +10,7 @@ import torch
 
 from s2d.data.clips import AnnotatedFrames, annotate, choose_frames, read_frames
 from s2d.data.files import atomic_write
+from s2d.data.memory_loader import MemoryLoader
 from s2d.data.types import Keymasks, Tracks
 from s2d.data.video import Video
 from s2d.errors import InputError
@@ -75,7 +76,7 @@ def distill(
         if current.annotations == "predictions":
             data = _prediction_data(data, trainer, index, progress)
         if trainer.round == index:
-            trainer.train(data, progress=progress)
+            trainer.train(MemoryLoader([data], settings.clips, seed=settings.seed), progress=progress)
     if finished:
         save_checkpoint(trainer.teacher.model, finished)
     return trainer.teacher.model

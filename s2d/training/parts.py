@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from s2d.data.clip_plan import seeded
 from s2d.data.clips import ClipBatch, ClipTargets
 from s2d.models.video_mask2former import padded_size
 from s2d.training.drop import drop_frames, drop_labels
 from s2d.training.recipe import Recipe
 
-_LABELS, _POINTS, _DROPOUT = range(3)  # streams of random numbers
+_LABELS, _POINTS, _DROPOUT = 10, 11, 12  # streams of random numbers, beside those of the loaders
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,22 +43,19 @@ class Part:
         return [torch.Generator(self.clips.device).manual_seed(seed) for seed in self.seeds]
 
 
-def make_parts(
-    batch: ClipBatch, numbers: Sequence[int], recipe: Recipe, round: int, device: torch.device
-) -> list[Part]:
+def make_parts(batch: ClipBatch, numbers: Sequence[int], recipe: Recipe, device: torch.device) -> list[Part]:
     """Cut a process's clips of a step into parts.
 
     Args:
         batch: the clips.
-        numbers: of each, among all clips of the round: with it and the seed of the recipe everything random is fixed.
-        round: number of the round.
+        numbers: of each, among all clips of the run: with it and the seed of the recipe everything random is fixed.
     """
     size = padded_size((batch.frames.shape[-2], batch.frames.shape[-1]))
     together = recipe.execution.micro_batch or len(numbers)
     parts = []
     for first in range(0, len(numbers), together):
         chosen = slice(first, first + together)
-        draws = [torch.Generator().manual_seed(_seed(recipe.seed, round, n, _LABELS)) for n in numbers[chosen]]
+        draws = [seeded(recipe.seed, _LABELS, n) for n in numbers[chosen]]
         labels = [
             drop_labels(target, recipe.loss.label_drop, draw)
             for target, draw in zip(batch.targets[chosen], draws, strict=True)
@@ -75,15 +72,11 @@ def make_parts(
                 size,
                 [_padded(target, size, device) for target in labels],
                 keep,
-                [_seed(recipe.seed, round, n, _POINTS) for n in numbers[chosen]],
-                _seed(recipe.seed, round, numbers[first], _DROPOUT),
+                [seeded(recipe.seed, _POINTS, n).initial_seed() for n in numbers[chosen]],
+                seeded(recipe.seed, _DROPOUT, numbers[first]).initial_seed(),
             )
         )
     return parts
-
-
-def _seed(*numbers: int) -> int:
-    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 def _padded(targets: ClipTargets, size: tuple[int, int], device: torch.device) -> ClipTargets:

@@ -33,14 +33,14 @@ class Feed(Protocol):
     """What a trainer learns from: `s2d.data.memory_loader.MemoryLoader`, `s2d.data.clip_loader.ClipLoader`."""
 
     def batches(self, step: int) -> Iterator[ClipBatch]:
-        """This process's clips of every step, from number ``step`` on, without end."""
+        """This process's clips of every step, from ``step`` on (counted over all rounds), without end."""
         ...
 
 
 class Trainer:
     """Trains a model by the rounds of a recipe and can be stopped and resumed between any two steps.
 
-    Everything random is drawn from (seed, round, number of the clip): interrupted and resumed, with an equal number of
+    Everything random is drawn from (seed, number of the clip): interrupted and resumed, with an equal number of
     threads, it computes the same weights as in one go, and W processes with B / W clips each compute what one does with
     B, rounding aside. Weights, teacher, optimizer and the place in the schedule lie in ``work/training.pt``.
 
@@ -77,13 +77,10 @@ class Trainer:
 
         Raises:
             InputError: ``work`` holds the run of another recipe or other data; the device does not compute in the
-                recipe's precision; clips of a step cannot be shared by the processes; TensorBoard is missing.
+                recipe's precision; the processes cannot share the clips of a step; TensorBoard is missing.
         """
         processes = processes or Processes()
-        if recipe.clips.batch % processes.world:
-            raise InputError(
-                f"expected clips.batch to be a multiple of the {processes.world} processes, got {recipe.clips.batch}"
-            )
+        recipe.clips.share(processes.world)
         check_precision(recipe.execution.precision, processes.device)
         self.recipe, self.work, self.processes = recipe, work, processes
         self.identity = f"{recipe!r} {fingerprint}"
@@ -127,7 +124,7 @@ class Trainer:
             disable=not progress or self.processes.rank > 0,
         )
         with bar, self._own_random_state(), _deferred_interrupt() as interrupted:
-            batches = feed.batches(self.step)
+            batches = feed.batches(self._number)
             while self.step < current.steps:
                 stop = self._one_step(next(batches), bar, interrupted)
                 self.step += 1
@@ -146,9 +143,9 @@ class Trainer:
     def _one_step(self, batch: ClipBatch, bar: tqdm, interrupted: list) -> bool:
         """One step; whether any process was asked to stop meanwhile."""
         started, recipe, team = time.perf_counter(), self.recipe, self.processes
-        first = self.step * recipe.clips.batch + team.rank
+        first = self._number * recipe.clips.batch + team.rank
         numbers = range(first, first + recipe.clips.batch - team.rank, team.world)
-        parts = make_parts(batch, numbers, recipe, self.round, team.device)
+        parts = make_parts(batch, numbers, recipe, team.device)
         seen = [self._teacher_targets(part) for part in parts]
         rate = learning_rate(recipe.optimizer, recipe.rounds[self.round], self.step)
         set_learning_rate(self.optimizer, rate)

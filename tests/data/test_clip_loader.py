@@ -16,7 +16,8 @@ import torch
 from PIL import Image
 
 from s2d.data.clip_loader import ClipLoader
-from s2d.data.clip_plan import LoaderSettings, draw_plan
+from s2d.data.clip_plan import HALF, draw_plan, seeded
+from s2d.data.clips import ClipSettings
 from s2d.data.datasets import Sample, open_dataset
 from s2d.data.types import Tracks
 from s2d.data.video import Video
@@ -26,7 +27,7 @@ from s2d.ops import rle_encode
 from .conftest import pictures
 from .test_datasets import SIZE, davis_2017, masks_of, sav, write_images
 
-PLAIN = LoaderSettings(size=SIZE, crop=(1.0, 1.0), flip=0.0, color=0.0, decoder="pyav")
+PLAIN = ClipSettings(size=SIZE, crop=(1.0, 1.0), flip=0.0, color=0.0, rotation=0.0, rotation_jitter=0.0, decoder="pyav")
 
 
 def in_memory(name: str, frames: int = 20, size: tuple[int, int] = SIZE, tracks: Tracks | None = None) -> Sample:
@@ -80,11 +81,11 @@ def test_masks_move_with_the_frames():
             return Video.from_frames(frames.contiguous())
 
     sample = Square("s", (), _tracks=lambda: tracks)
-    settings = LoaderSettings(size=(30, 30), frames=2, batch=4, crop=(0.5, 0.9), color=0.0, decoder="pyav")
+    settings = ClipSettings(size=(30, 30), frames=2, batch=4, crop=(0.5, 0.9), color=0.0, decoder="pyav")
     flipped = set()
     for batch in ClipLoader([sample], settings, clips_per_video=16):
         for clip, target in zip(batch.frames, batch.targets, strict=True):
-            bright = clip.mean(1) >= 127.5
+            bright = clip.mean(1) >= 255 * HALF
             assert len(target) == bright.any()
             if len(target):
                 assert torch.equal(target.masks[0], bright)
@@ -106,26 +107,26 @@ def test_a_clip_shows_an_annotated_frame():
 
 
 def test_colours_and_normalisation_are_within_bounds():
-    settings = replace(PLAIN, color=0.5, mean=(120.0, 110.0, 100.0), std=(60.0, 50.0, 40.0))
-    low = (torch.tensor([0.0, 0, 0]) - torch.tensor(settings.mean)) / torch.tensor(settings.std)
-    high = (torch.tensor([255.0, 255, 255]) - torch.tensor(settings.mean)) / torch.tensor(settings.std)
+    settings, mean, std = replace(PLAIN, color=0.5), (120.0, 110.0, 100.0), (60.0, 50.0, 40.0)
+    low, high = ((torch.full((3,), end) - torch.tensor(mean)) / torch.tensor(std) for end in (0.0, 255.0))
     colours = set()
-    for batch in ClipLoader(many(), settings):
+    for batch in ClipLoader(many(), settings, mean=mean, std=std):
         clip = batch.frames[0].transpose(0, 1).flatten(1)
         assert (clip >= low[:, None] - 1e-5).all()
         assert (clip <= high[:, None] + 1e-5).all()
         colours.add(float(clip.mean()))
     assert len(colours) == 7
-    draw = np.random.default_rng(0)
-    assert np.array_equal(draw_plan(9, SIZE, None, PLAIN, draw).color, np.eye(3, 4, dtype=np.float32))
+    plan = draw_plan(torch.arange(3), SIZE, SIZE, PLAIN, seeded(0))
+    assert np.array_equal(plan.color, np.tile(np.eye(3, 4, dtype=np.float32), (3, 1, 1)))
 
 
 @pytest.mark.parametrize("workers", [1, 4])
 def test_two_processes_see_what_one_sees(workers):
-    settings = LoaderSettings(size=(16, 24), frames=3, batch=4, decoder="pyav")
+    settings = ClipSettings(size=(16, 24), frames=3, batch=4, decoder="pyav")
     for epoch in range(2):
         one = ClipLoader(many(), settings, seed=5)
-        two = [ClipLoader(many(), replace(settings, batch=2), seed=5, rank=r, world=2, workers=workers) for r in (0, 1)]
+        more = replace(settings, workers=workers)
+        two = [ClipLoader(many(), more, seed=5, rank=r, world=2) for r in (0, 1)]
         for loader in (one, *two):
             loader.epoch = epoch
         whole, parts = seen(one), [seen(loader) for loader in two]
@@ -139,10 +140,10 @@ def test_two_real_processes_see_what_one_sees(tmp_path, encode):
     program = (
         "import sys\n"
         "from s2d.data.clip_loader import ClipLoader\n"
-        "from s2d.data.clip_plan import LoaderSettings\n"
+        "from s2d.data.clips import ClipSettings\n"
         "from s2d.data.datasets import open_dataset\n"
         "rank, world = int(sys.argv[2]), int(sys.argv[3])\n"
-        "settings = LoaderSettings(size=(16, 24), frames=2, batch=4 // world, decoder='pyav')\n"
+        "settings = ClipSettings(size=(16, 24), frames=2, batch=4, decoder='pyav')\n"
         "loader = ClipLoader(open_dataset(sys.argv[1]), settings, seed=3, rank=rank, world=world, clips_per_video=4)\n"
         "for batch in loader:\n"
         "    for name, times, clip in zip(batch.names, batch.times.tolist(), batch.frames):\n"
@@ -154,7 +155,7 @@ def test_two_real_processes_see_what_one_sees(tmp_path, encode):
         return subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True)
 
     programs = [run(0, 2), run(1, 2)]
-    settings = LoaderSettings(size=(16, 24), frames=2, batch=4, decoder="pyav")
+    settings = ClipSettings(size=(16, 24), frames=2, batch=4, decoder="pyav")
     whole = seen(ClipLoader(open_dataset(tmp_path / "root"), settings, seed=3, clips_per_video=4))
     parts = [program.communicate(timeout=100)[0].splitlines() for program in programs]
     assert len(whole) == 8
@@ -163,7 +164,7 @@ def test_two_real_processes_see_what_one_sees(tmp_path, encode):
 
 
 def test_resume_goes_on_with_the_next_batch():
-    settings = LoaderSettings(size=(16, 24), frames=3, batch=2, decoder="pyav")
+    settings = ClipSettings(size=(16, 24), frames=3, batch=2, decoder="pyav")
     loader = ClipLoader(many(), settings, seed=1)
     whole = [*seen(loader), *seen(loader)]
     assert loader.epoch == 1
@@ -173,7 +174,7 @@ def test_resume_goes_on_with_the_next_batch():
     again = ClipLoader(many(), settings, seed=1)
     again.load_state_dict(state)
     assert [*begun, *seen(again)] == whole
-    halves = [ClipLoader(many(), replace(settings, batch=1), seed=1, rank=r, world=2) for r in (0, 1)]
+    halves = [ClipLoader(many(), settings, seed=1, rank=r, world=2) for r in (0, 1)]
     for half in halves:
         half.load_state_dict(state)
     parts = [seen(half) for half in halves]
@@ -263,11 +264,11 @@ def test_a_program_with_a_hanging_decoder_ends():
     program = (
         "import time\n"
         "from s2d.data.clip_loader import ClipLoader\n"
-        "from s2d.data.clip_plan import LoaderSettings\n"
+        "from s2d.data.clips import ClipSettings\n"
         "from s2d.data.datasets import Sample\n"
         "class Stuck(Sample):\n"
         "    def video(self): time.sleep(1000)\n"
-        "list(ClipLoader([Stuck('stuck', ())], LoaderSettings(size=(8, 8), timeout=0.2)))\n"
+        "list(ClipLoader([Stuck('stuck', ())], ClipSettings(size=(8, 8), timeout=0.2)))\n"
     )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert "still at work on stuck" in result.stderr

@@ -5,16 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 
+from s2d.data.clip_plan import ClipFormat, draw_frames, draw_plan, transform_frames, transform_masks
 from s2d.data.clips import (
     AnnotatedFrames,
     ClipSettings,
     annotate,
-    augment,
     choose_frames,
-    draw_clip,
-    draw_frames,
     read_frames,
 )
+from s2d.data.memory_loader import draw_clip
 from s2d.data.types import Tracks
 from s2d.ops import pack_masks, rle_encode, unpack_masks
 
@@ -37,21 +36,33 @@ def data(keep: list[list[int]], frames: int = 12, size: tuple[int, int] = (24, 4
     return AnnotatedFrames(images, torch.arange(frames), pack_masks(masks), kept, kept.float())
 
 
+def frames_of(clips: AnnotatedFrames, settings: ClipSettings, generator: torch.Generator) -> torch.Tensor:
+    return draw_frames(clips.times, clips.keep, clips.weights, settings, generator)
+
+
+def augment(
+    frames: torch.Tensor, masks: torch.Tensor, settings: ClipSettings, generator: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    size = tuple(frames.shape[-2:])
+    plan = draw_plan(torch.arange(len(frames)), size, size, settings, generator)
+    return transform_frames(frames, plan, ClipFormat(size)), transform_masks(masks, plan, size)
+
+
 def test_consecutive_clips_hold_as_many_annotated_frames_as_they_can():
     settings = ClipSettings(frames=3, consecutive=1.0)
     run = generator()
-    drawn = [draw_frames(data([[5, 6, 7]]), settings, run).tolist() for _ in range(20)]
+    drawn = [frames_of(data([[5, 6, 7]]), settings, run).tolist() for _ in range(20)]
     assert all(clip == [5, 6, 7] for clip in drawn)
-    alone = {tuple(draw_frames(data([[5]]), settings, run).tolist()) for _ in range(60)}
+    alone = {tuple(frames_of(data([[5]]), settings, run).tolist()) for _ in range(60)}
     assert alone == {(3, 4, 5), (4, 5, 6), (5, 6, 7)}
-    at_the_end = {tuple(draw_frames(data([[11]]), settings, run).tolist()) for _ in range(5)}
+    at_the_end = {tuple(frames_of(data([[11]]), settings, run).tolist()) for _ in range(5)}
     assert at_the_end == {(9, 10, 11)}
 
 
 def test_other_clips_stay_within_the_gap_and_are_in_order():
     settings = ClipSettings(frames=3, consecutive=0.0, max_gap=3)
     run = generator()
-    drawn = [draw_frames(data([[6]]), settings, run).tolist() for _ in range(60)]
+    drawn = [frames_of(data([[6]]), settings, run).tolist() for _ in range(60)]
     assert all(6 in clip and clip == sorted(set(clip)) and len(clip) == 3 for clip in drawn)
     assert {t for clip in drawn for t in clip} == set(range(3, 10))
 
@@ -60,12 +71,12 @@ def test_a_gap_without_frames_takes_the_nearest():
     sparse = data([[1]], frames=4)
     thinned = AnnotatedFrames(sparse.frames, torch.tensor([0, 50, 100, 400]), sparse.masks, sparse.keep, sparse.weights)
     settings = ClipSettings(frames=3, consecutive=0.0, max_gap=20)
-    assert draw_frames(thinned, settings, generator()).tolist() == [0, 1, 2]
+    assert frames_of(thinned, settings, generator()).tolist() == [0, 1, 2]
 
 
 def test_a_video_shorter_than_a_clip_repeats_its_last_frame():
-    assert draw_frames(data([[0]], frames=2), ClipSettings(frames=4), generator()).tolist() == [0, 1, 1, 1]
-    assert draw_frames(data([[0]], frames=1), ClipSettings(frames=3, consecutive=0.0), generator()).tolist() == [
+    assert frames_of(data([[0]], frames=2), ClipSettings(frames=4), generator()).tolist() == [0, 1, 1, 1]
+    assert frames_of(data([[0]], frames=1), ClipSettings(frames=3, consecutive=0.0), generator()).tolist() == [
         0,
         0,
         0,
@@ -76,7 +87,7 @@ def test_weights_decide_how_often_a_frame_is_drawn():
     clips = data([[2, 9]])
     clips.weights[0, 2], clips.weights[0, 9] = 0.9, 0.1
     settings, run = ClipSettings(frames=1, consecutive=1.0), generator()
-    drawn = [int(draw_frames(clips, settings, run)) for _ in range(400)]
+    drawn = [int(frames_of(clips, settings, run)) for _ in range(400)]
     assert set(drawn) == {2, 9}
     assert 0.85 < drawn.count(2) / 400 < 0.95
 
@@ -86,7 +97,7 @@ def test_balance_decides_how_often_an_instance_is_drawn():
     shares = {}
     for balance in (0.0, 1.0):
         settings, run = ClipSettings(frames=1, balance=balance), generator()
-        drawn = [int(draw_frames(clips, settings, run)) for _ in range(400)]
+        drawn = [int(frames_of(clips, settings, run)) for _ in range(400)]
         shares[balance] = drawn.count(11) / 400
     assert 0.05 < shares[0.0] < 0.15
     assert 0.43 < shares[1.0] < 0.57
@@ -94,14 +105,13 @@ def test_balance_decides_how_often_an_instance_is_drawn():
 
 def test_nothing_annotated_is_refused():
     with pytest.raises(ValueError, match="at least one annotated frame"):
-        draw_frames(data([[]]), ClipSettings(), generator())
+        frames_of(data([[]]), ClipSettings(), generator())
 
 
 def test_a_plain_clip_is_what_is_in_the_video():
     clips = data([[3, 4], [4]])
     settings = ClipSettings(**{**vars(PLAIN), "frames": 2})
-    clip, targets = draw_clip(clips, settings, generator(3))
-    times = clip[:, 0, 0, 0].round().long()
+    clip, targets, times = draw_clip(clips, settings, generator(3))
     torch.testing.assert_close(clip, clips.frames[times].float())
     present = clips.keep[:, times].any(1)
     assert torch.equal(targets.masks, unpack_masks(clips.masks)[:, times][present])
@@ -166,7 +176,7 @@ def test_a_keymask_that_the_crop_cut_away_is_kept_as_a_negative():
     clips = AnnotatedFrames(clips.frames, clips.times, pack_masks(masks), clips.keep, clips.weights)
     settings = ClipSettings(**{**vars(PLAIN), "frames": 2, "crop": (0.5, 0.5)})
     for seed in range(200):
-        _, targets = draw_clip(clips, settings, generator(seed))
+        _, targets, _ = draw_clip(clips, settings, generator(seed))
         lost = targets.keep & ~targets.masks.flatten(2).any(2)
         if lost.any():
             return

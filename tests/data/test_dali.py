@@ -15,7 +15,8 @@ from PIL import Image
 
 from s2d.data import dali
 from s2d.data.clip_loader import ClipLoader
-from s2d.data.clip_plan import ClipPlan, LoaderSettings, draw_plan, transform_frames
+from s2d.data.clip_plan import ClipFormat, ClipPlan, draw_plan, seeded, transform_frames
+from s2d.data.clips import ClipSettings
 from s2d.data.datasets import Sample, open_dataset
 from s2d.data.video import Video, open_video
 from s2d.errors import InputError
@@ -28,7 +29,7 @@ pytestmark = pytest.mark.skipif(dali.missing() is not None, reason=f"{dali.missi
 
 CPU = torch.device("cpu")
 SIZE = (48, 64)
-PLAIN = LoaderSettings(size=SIZE, frames=3, crop=(1.0, 1.0), flip=0.0, color=0.0)
+PLAIN = ClipSettings(size=SIZE, crop=(1.0, 1.0), flip=0.0, color=0.0, rotation=0.0, rotation_jitter=0.0)
 VP9 = {"g": "15", "deadline": "realtime", "auto-alt-ref": "1", "lag-in-frames": "16"}
 CLOCK = Fraction(1, 1000)
 TIMES = np.cumsum([0] + [20, 60] * 20)[:40].tolist()
@@ -61,11 +62,11 @@ REFUSED = {
 
 @pytest.fixture(scope="module")
 def decoder() -> dali.DaliDecoder:
-    return dali.DaliDecoder(PLAIN, CPU, 1)
+    return dali.DaliDecoder(PLAIN, ClipFormat(SIZE), CPU)
 
 
 def whole_frames(size: tuple[int, int], times: list[int]) -> ClipPlan:
-    return ClipPlan(np.array(times), (0, 0), size, False, np.eye(3, 4, dtype=np.float32))
+    return ClipPlan.whole(np.array(times), size)
 
 
 def share_within(found: torch.Tensor, expected: torch.Tensor, levels: float) -> float:
@@ -77,7 +78,7 @@ def test_every_frame_is_pyavs(encode, name):
     codec, options = EXACT[name]
     video = open_video(encode(name, codec, 40, **options))
     assert dali.refusal(video, CPU) is None
-    decoder = dali.DaliDecoder(replace(PLAIN, size=video.size, batch=40), CPU, 1)
+    decoder = dali.DaliDecoder(replace(PLAIN, batch=40), ClipFormat(video.size), CPU)
     starts = [0, 37, 14, 15, 1, 16, 29, 30, 36, *range(2, 13)]  # both ends, around key frames, backwards
     plans = [whole_frames(video.size, [start, start + 1, start + 2]) for start in starts]
     nothing = np.zeros((0, 3, *video.size), np.uint8)
@@ -98,10 +99,10 @@ def test_the_matrix_of_the_file_is_honoured(encode, matrix):
     assert video.source.matrix == number
     plan = whole_frames(SIZE, [3, 4, 5])
     request = dali.request(video, plan, np.zeros((0, 3, *SIZE), np.uint8))
-    ((frames, _),) = dali.DaliDecoder(PLAIN, CPU, 1).decode([request])
+    ((frames, _),) = dali.DaliDecoder(PLAIN, ClipFormat(SIZE), CPU).decode([request])
     assert share_within(frames, video.clip(3, 6).float(), 2) >= 0.999
     raw = replace_color(request, plan.color)
-    ((wrong, _),) = dali.DaliDecoder(PLAIN, CPU, 1).decode([raw])
+    ((wrong, _),) = dali.DaliDecoder(PLAIN, ClipFormat(SIZE), CPU).decode([raw])
     assert share_within(wrong, video.clip(3, 6).float(), 2) < 0.9
 
 
@@ -167,12 +168,22 @@ def dataset_of(tmp_path: Path, encode: Callable, kind: str) -> list[Sample]:
 
 
 @pytest.mark.parametrize("kind", ["vp9", "jpeg"])
-@pytest.mark.parametrize("size", [(24, 40), (17, 29), (30, 44)])
-def test_transformed_clips_and_masks_are_pyavs(tmp_path, encode, kind, size):
+@pytest.mark.parametrize(
+    ("size", "more"),
+    [
+        ((24, 40), {"rotation": 0.0, "rotation_jitter": 0.0}),
+        ((17, 29), {}),
+        ((30, 44), {"rotation": 90.0, "copy_paste": 0.5}),
+        ((24, 40), {"behaviour": "official"}),
+    ],
+)
+def test_transformed_clips_and_masks_are_pyavs(tmp_path, encode, kind, size, more):
     dataset = dataset_of(tmp_path, encode, kind)
-    settings = LoaderSettings(size=size, frames=3, batch=3, color=0.3, mean=(100, 110, 120), std=(2.0, 2.0, 2.0))
+    settings = ClipSettings(size=size, frames=3, batch=3, color=0.3, **more)
+    form = {"mean": (100, 110, 120), "std": (2.0, 2.0, 2.0)}
     loaders = [
-        ClipLoader(dataset, replace(settings, decoder=name), seed=4, clips_per_video=6) for name in ("pyav", "dali")
+        ClipLoader(dataset, replace(settings, decoder=name), seed=4, clips_per_video=6, **form)
+        for name in ("pyav", "dali")
     ]
     for ours, other in zip(*loaders, strict=True):
         assert ours.names == other.names
@@ -180,13 +191,14 @@ def test_transformed_clips_and_masks_are_pyavs(tmp_path, encode, kind, size):
         assert ours.frames.shape == other.frames.shape == (3, 3, 3, *size)
         levels = [2 * batch.frames for batch in (other, ours)]
         assert share_within(*levels, 2) >= 0.999
-        # Filters end differently at the border alone.
-        assert share_within(*(frames[..., 1:-1, 1:-1] for frames in levels), 0.01) >= 0.999
+        # Filters end differently at the border alone, which a rotation moves inwards.
+        assert share_within(*(frames[..., 6:-6, 6:-6] for frames in levels), 0.01) >= 0.999
         for a, b in zip(ours.targets, other.targets, strict=True):
             assert torch.equal(a.keep, b.keep)
             assert (a.masks != b.masks).double().mean() < 1e-3
-    assert dict(loaders[1].decoded) == {"dali": 12}
-    assert loaders[0].decoded.total() == 12
+    # Clips that are pasted from are decoded, too.
+    assert loaders[0].decoded.total() == (18 if "copy_paste" in more else 12)
+    assert dict(loaders[1].decoded) == {"dali": loaders[0].decoded.total()}
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
@@ -197,7 +209,7 @@ def test_clips_made_on_a_gpu_are_pyavs(tmp_path, encode, kind):
         dataset = list(open_dataset(tmp_path / "root"))
     else:
         dataset = dataset_of(tmp_path, encode, kind)
-    settings = LoaderSettings(size=(24, 40), frames=3, batch=2)
+    settings = ClipSettings(size=(24, 40), frames=3, batch=2)
     ours = ClipLoader(dataset, replace(settings, decoder="pyav"), seed=4, clips_per_video=6)
     other = ClipLoader(dataset, replace(settings, decoder="dali"), device="cuda", seed=4, clips_per_video=6)
     for a, b in zip(ours, other, strict=True):
@@ -212,7 +224,7 @@ def test_clips_made_on_a_gpu_are_pyavs(tmp_path, encode, kind):
 def test_stride_and_short_videos(tmp_path, encode):
     dataset = dataset_of(tmp_path, encode, "vp9")  # of 9 frames
     for frames, stride in ((3, 3), (6, 2), (12, 1)):
-        settings = LoaderSettings(size=(24, 40), frames=frames, stride=stride, batch=2)
+        settings = ClipSettings(size=(24, 40), frames=frames, stride=stride, batch=2)
         ours, other = (next(iter(ClipLoader(dataset, replace(settings, decoder=d)))) for d in ("pyav", "dali"))
         assert torch.equal(ours.times, other.times)
         assert share_within(other.frames, ours.frames, 2) >= 0.999
@@ -292,7 +304,7 @@ def test_jpeg_of_any_kind_is_pils(tmp_path):
     settings = replace(PLAIN, frames=4)
     plan = whole_frames(SIZE, [0, 1, 2, 3])
     request = dali.request(video, plan, np.zeros((0, 4, *SIZE), np.uint8))
-    ((frames, _),) = dali.DaliDecoder(settings, CPU, 1).decode([request])
+    ((frames, _),) = dali.DaliDecoder(settings, ClipFormat(SIZE), CPU).decode([request])
     assert share_within(frames, video.clip(0, 4).float(), 2) >= 0.999
 
 
@@ -313,10 +325,10 @@ def test_png_images_are_pyavs(tmp_path):
 
 
 def test_drawing_does_not_depend_on_the_decoder():
-    plans = [draw_plan(50, SIZE, None, replace(PLAIN, decoder=d), np.random.default_rng(7)) for d in ("pyav", "dali")]
-    assert np.array_equal(plans[0].times, plans[1].times)
     frames = torch.from_numpy(pictures(3)).permute(0, 3, 1, 2)
-    assert torch.equal(*(transform_frames(frames, plan, PLAIN) for plan in plans))
+    settings = [ClipSettings(size=SIZE, decoder=d) for d in ("pyav", "dali")]
+    plans = [draw_plan(torch.arange(3), SIZE, SIZE, each, seeded(7)) for each in settings]
+    assert torch.equal(*(transform_frames(frames, plan, ClipFormat(SIZE)) for plan in plans))
 
 
 def test_outputs_stay_what_they_are_while_the_next_ones_are_made(encode, decoder):

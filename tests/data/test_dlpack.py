@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
 
 from s2d.data import dali
 from s2d.data.clip_loader import ClipLoader
-from s2d.data.clip_plan import ClipPlan, LoaderSettings
+from s2d.data.clip_plan import ClipFormat, ClipPlan
+from s2d.data.clips import ClipSettings
 from s2d.data.datasets import open_dataset
 from s2d.data.video import Video, open_video
 from s2d.ops import pack_masks, unpack_masks
@@ -18,7 +17,7 @@ from s2d.ops import pack_masks, unpack_masks
 from .conftest import pictures
 from .test_datasets import SIZE, davis_2017
 
-SETTINGS = LoaderSettings(size=SIZE, frames=3, batch=2, decoder="pyav")
+SETTINGS = ClipSettings(size=SIZE, frames=3, batch=2, decoder="pyav")
 
 
 def address(array: np.ndarray) -> int:
@@ -52,10 +51,10 @@ def test_what_another_library_writes_is_seen():
 def test_dalis_outputs_are_torch_tensors_on_its_memory(encode):
     """The batch that DALI made is one block, which the clips are views of, whoever holds them."""
     video = open_video(encode("x.webm", "libvpx-vp9", options={"deadline": "realtime"}))
-    plan = ClipPlan(np.arange(3), (0, 0), video.size, False, np.eye(3, 4, dtype=np.float32))
+    plan = ClipPlan.whole(np.arange(3), video.size)
     masks = np.ones((2, 3, *video.size), np.uint8)
-    settings = replace(SETTINGS, size=video.size)
-    decoded = dali.DaliDecoder(settings, torch.device("cpu"), 1).decode([dali.request(video, plan, masks)] * 2)
+    decoder = dali.DaliDecoder(SETTINGS, ClipFormat(video.size), torch.device("cpu"))
+    decoded = decoder.decode([dali.request(video, plan, masks)] * 2)
     (first, first_masks), (second, _) = decoded
     assert second.data_ptr() == first.data_ptr() + first.numel() * first.element_size()
     assert address(np.from_dlpack(first)) == first.data_ptr()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import signal
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,9 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from s2d.data.clips import AnnotatedFrames, ClipSettings
+from s2d.data.memory_loader import MemoryLoader
 from s2d.errors import InputError
 from s2d.ops import pack_masks
-from s2d.training import trainer as trainer_module
+from s2d.training import parts
 from s2d.training.recipe import Recipe
 from s2d.training.settings import LossSettings, OptimizerSettings, RoundSettings, TeacherSettings
 from s2d.training.trainer import Trainer
@@ -25,6 +27,7 @@ class StandIn(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
+        self.config = SimpleNamespace(num_queries=2)
         self.backbone = nn.Conv2d(3, 8, 5, stride=4, padding=2)
         self.dropout = nn.Dropout(0.1)
         self.head = nn.Conv2d(8, 2, 1)
@@ -72,10 +75,13 @@ def bright_square() -> AnnotatedFrames:
 def run(work=None, chosen: Recipe | None = None, seed: int = 0) -> Trainer:
     torch.manual_seed(seed)
     made = Trainer(StandIn(), chosen or recipe(), work=work)
-    data = bright_square()
     while made.round < len(made.recipe.rounds):
-        made.train(data, progress=False)
+        made.train(feed(made.recipe), progress=False)
     return made
+
+
+def feed(chosen: Recipe) -> MemoryLoader:
+    return MemoryLoader([bright_square()], chosen.clips, seed=chosen.seed)
 
 
 def same(a: nn.Module, b: nn.Module) -> bool:
@@ -98,7 +104,7 @@ def test_it_learns_the_frames_that_nobody_annotated():
 def test_interrupted_and_resumed_is_the_same_bit_for_bit(tmp_path, monkeypatch, stop):
     whole = run()
     steps = 0
-    draw = trainer_module.drop_labels
+    draw = parts.drop_labels
 
     def interrupting(*arguments):
         nonlocal steps
@@ -107,7 +113,7 @@ def test_interrupted_and_resumed_is_the_same_bit_for_bit(tmp_path, monkeypatch, 
             signal.raise_signal(signal.SIGINT)
         return draw(*arguments)
 
-    monkeypatch.setattr(trainer_module, "drop_labels", interrupting)
+    monkeypatch.setattr(parts, "drop_labels", interrupting)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path)
     monkeypatch.undo()
@@ -140,7 +146,7 @@ def test_the_callers_random_state_and_ctrl_c_are_left_alone():
     torch.manual_seed(7)
     made = Trainer(StandIn(), recipe())
     state = torch.get_rng_state()
-    made.train(bright_square(), progress=False)
+    made.train(feed(made.recipe), progress=False)
     assert torch.equal(state, torch.get_rng_state())
     assert signal.getsignal(signal.SIGINT) is before
 
@@ -160,7 +166,7 @@ def test_a_step_that_is_not_finite_is_left_out_and_counted(tmp_path):
         return outputs
 
     made.student.forward = poisoned
-    made.train(bright_square(), progress=False)
+    made.train(feed(made.recipe), progress=False)
     assert made.skipped == 2
     entries = [json.loads(line) for line in (tmp_path / "training.jsonl").read_text().splitlines()]
     assert [e["step"] for e in entries if e["skipped"]] == [2, 3]
@@ -178,7 +184,7 @@ def test_another_recipe_is_refused(tmp_path):
 def test_the_student_alone_loses_frames():
     torch.manual_seed(0)
     made = Trainer(StandIn(), recipe())
-    made.train(bright_square(), progress=False)
+    made.train(feed(made.recipe), progress=False)
     assert all(keep is not None and keep.any(1).all() for keep in made.student.seen)
     assert not all(keep.all() for keep in made.student.seen)
     assert made.teacher.model.seen == [None] * 5
