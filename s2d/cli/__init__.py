@@ -21,6 +21,7 @@ from s2d.cli.evaluate import evaluate_command
 from s2d.cli.merge import merge_command
 from s2d.cli.predict import predict_command
 from s2d.cli.propose import propose_command
+from s2d.cli.pseudo_label import pseudo_label_command
 from s2d.cli.run import run_command
 from s2d.errors import InputError
 
@@ -83,6 +84,7 @@ for _name, _command in {
     "merge": merge_command,
     "distill": distill_command,
     "predict": predict_command,
+    "pseudo-label": pseudo_label_command,
     "evaluate": evaluate_command,
 }.items():
     app.command(_name)(_said_plainly(_command))

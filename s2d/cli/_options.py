@@ -11,6 +11,7 @@ import typer
 VideoArgument = Annotated[Path, typer.Argument(help="A video file, or a folder of images.", show_default=False)]
 Output = Annotated[Path, typer.Option("-o", "--output", help="Where the result goes.", show_default=False)]
 Decoder = Annotated[str, typer.Option(help="auto, pyav or dali.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 and so on.")]
 Seed = Annotated[int, typer.Option(help="Of everything drawn.")]
 Threads = Annotated[
     int | None, typer.Option(min=1, help="CPU threads. Equal numbers give equal results.", show_default="all")
@@ -18,6 +19,15 @@ Threads = Annotated[
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Delete earlier results in the same place first.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue an interrupted job.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="No progress bars and no table.")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Videos at a time, of many.", show_default="half the CPUs")]
+ShardOption = Annotated[
+    str | None, typer.Option(metavar="I/N", help="Of many videos only part I of N, from 1; OUT may be shared.")
+]
+DatasetFormat = Annotated[
+    str | None,
+    typer.Option(help="ytvis, davis, mose, vipseg, sav, sav-frames or videos.", show_default="what it looks like"),
+]
+DatasetSplit = Annotated[str | None, typer.Option(help="Name of a split.", show_default="all, or the only one")]
 MotionOption = Annotated[
     str,
     typer.Option(

@@ -7,15 +7,10 @@ from typing import Annotated
 
 import typer
 
-from s2d.cli._options import Output, Overwrite, Quiet
+from s2d.cli._options import DatasetFormat, DatasetSplit, Output, Overwrite, Quiet
 from s2d.errors import InputError
 
 DatasetPath = Annotated[Path, typer.Argument(help="The dataset's folder, or a YouTube-VIS json.", show_default=False)]
-DatasetFormat = Annotated[
-    str | None,
-    typer.Option(help="ytvis, davis, mose, vipseg, sav, sav-frames or videos.", show_default="what it looks like"),
-]
-DatasetSplit = Annotated[str | None, typer.Option(help="Name of a split.", show_default="all, or the only one")]
 
 
 def check_command(

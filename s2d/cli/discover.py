@@ -8,7 +8,19 @@ from typing import Annotated
 
 import typer
 
-from s2d.cli._options import MotionOption, One2x, Output, Overwrite, Quiet, Resume, Threads, WorkingSide, open_video
+from s2d.cli._options import (
+    MotionOption,
+    One2x,
+    Output,
+    Overwrite,
+    Quiet,
+    Resume,
+    ShardOption,
+    Threads,
+    Workers,
+    WorkingSide,
+    open_video,
+)
 from s2d.errors import InputError
 
 
@@ -42,16 +54,12 @@ def discover_command(
     ] = None,
     threads: Threads = None,
     working_short_side: WorkingSide = 360,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Videos at a time, of many.", show_default="half the CPUs")
-    ] = None,
+    workers: Workers = None,
     ray: Annotated[
         str | None,
         typer.Option(metavar="ADDRESS", help="Many videos on a Ray cluster: host:port, auto, or local for one here."),
     ] = None,
-    shard: Annotated[
-        str | None, typer.Option(metavar="I/N", help="Of many videos only part I of N, from 1; OUT may be shared.")
-    ] = None,
+    shard: ShardOption = None,
     one2x: One2x = None,
     overwrite: Overwrite = False,
     resume: Resume = False,

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from s2d.cli._options import Decoder, Output, Overwrite, Quiet, Resume, Threads, VideoArgument, open_video
+from s2d.cli._options import Decoder, Device, Output, Overwrite, Quiet, Resume, Threads, VideoArgument, open_video
 
 
 def predict_command(
@@ -27,7 +27,7 @@ def predict_command(
         typer.Option(metavar="4GB", help="Windows as long as so much memory allows.", show_default="4GB"),
     ] = None,
     precision: Annotated[str, typer.Option(help="fp32, bf16 or fp16.")] = "fp32",
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 and so on.")] = "cpu",
+    device: Device = "cpu",
     compiled: Annotated[bool, typer.Option("--compile", help="Through torch.compile, for many frames.")] = False,
     decoder: Decoder = "auto",
     threads: Threads = None,

@@ -19,6 +19,7 @@ from s2d.models.inference import input_size
 from s2d.models.video_mask2former import VideoMask2Former
 from s2d.ops import BitMasks
 from s2d.stages.predict import PredictSettings, predict
+from s2d.training.processes import Processes
 from s2d.training.recipe import Recipe, load_recipe
 from s2d.training.trainer import Trainer
 
@@ -32,9 +33,13 @@ def distill(
     recipe: Recipe | str | Path = "cpu-small",
     *,
     work: Path | None = None,
+    model: VideoMask2Former | None = None,
+    processes: Processes | None = None,
+    log: Path | None = None,
+    tensorboard: bool = False,
     progress: bool = True,
 ) -> VideoMask2Former:
-    """Train a model on one video's keymasks, from random weights, by the rounds of a recipe.
+    """Train a model on one video's keymasks by the rounds of a recipe.
 
     A round on ``"keymasks"`` learns from the frames that have one (Temporal DropLoss); a frame without says nothing. A
     round on ``"predictions"`` learns from what the teacher of the round before predicts on every frame, instances whose
@@ -45,8 +50,12 @@ def distill(
         video: its frames.
         keymasks: instances with masks on some frames; ``mask_scores`` say how often a frame is drawn.
         recipe: name of a recipe that comes with the package, path of a TOML file, or a `Recipe`.
-        work: folder for ``model.pt``, ``training.jsonl`` (one line a step) and checkpoints. A later call with the same
-            arguments continues from there and gives, at an equal number of threads, the same weights.
+        work: folder for ``model.pt`` and checkpoints. A later call with the same arguments continues from there and
+            gives, at an equal number of threads, the same weights.
+        model: the weights to start from, see `initial_model`; None: random ones.
+        processes: those that train together; None: this one alone, on the CPU.
+        log: folder of ``training.jsonl``, one line a step; None: ``work``.
+        tensorboard: write TensorBoard's events there, too.
         progress: whether to show a progress bar for each round.
 
     Returns:
@@ -56,17 +65,22 @@ def distill(
         ValueError: there is no keymask at all.
         InputError: the keymasks are of a video of another length, no such recipe, or ``work`` is of another run.
     """
-    settings = load_recipe(recipe)
+    settings, team = load_recipe(recipe), processes or Processes()
     if not bool((keymasks.annotated.sum(1) > 0).any()):
         raise ValueError("s2d: distill: expected at least one keymask to learn from, got none")
     if keymasks.num_frames != video.num_frames:
         raise InputError(
             f"expected keymasks of the {video.num_frames} frames of {video.name}, got {keymasks.num_frames} frames"
         )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.seed)
-        model = VideoMask2Former(settings.model)
-    trainer = Trainer(model, settings, work=work, fingerprint=_fingerprint(video, keymasks))
+    trainer = Trainer(
+        model or initial_model(settings),
+        settings,
+        work=work,
+        fingerprint=_fingerprint(video, keymasks),
+        processes=team,
+        log=log,
+        tensorboard=tensorboard,
+    )
     finished = work / "model.pt" if work else None
     if finished and finished.is_file() and trainer.round == len(settings.rounds):
         return load_checkpoint(finished)
@@ -76,10 +90,23 @@ def distill(
         if current.annotations == "predictions":
             data = _prediction_data(data, trainer, index, progress)
         if trainer.round == index:
-            trainer.train(MemoryLoader([data], settings.clips, seed=settings.seed), progress=progress)
-    if finished:
+            loader = MemoryLoader([data], settings.clips, seed=settings.seed, rank=team.rank, world=team.world)
+            trainer.train(loader, progress=progress)
+    if finished and team.rank == 0:
         save_checkpoint(trainer.teacher.model, finished)
     return trainer.teacher.model
+
+
+def initial_model(recipe: Recipe, weights: Path | None = None) -> VideoMask2Former:
+    """The model of a recipe with the weights of a checkpoint, of a whole model or of its backbone, where it has them.
+
+    The others are random, drawn by the recipe's seed; ``model.load_report`` of a loaded one tells which these are.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        if weights is not None:
+            return load_checkpoint(weights, recipe.model, strict=False)
+        return VideoMask2Former(recipe.model)
 
 
 def _keymask_data(video: Video, keymasks: Keymasks | Tracks, recipe: Recipe) -> AnnotatedFrames:
@@ -108,7 +135,7 @@ def _prediction_data(data: AnnotatedFrames, trainer: Trainer, index: int, progre
         everywhere = dataclasses.replace(seen, annotated=torch.ones_like(seen.annotated))
         found = annotate(data.frames, torch.arange(len(data.times)), everywhere, present.float())
         data = dataclasses.replace(found, times=data.times)
-    if stored:
+    if stored and trainer.processes.rank == 0:
         with atomic_write(stored) as path:
             torch.save({"words": data.masks.words, "keep": data.keep, "weights": data.weights}, path)
     return data

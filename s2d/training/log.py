@@ -19,6 +19,8 @@ class Log:
         Raises:
             InputError: TensorBoard is wanted and not installed.
         """
+        if folder:
+            folder.mkdir(parents=True, exist_ok=True)
         self._file = folder / "training.jsonl" if folder else None
         self._events, self._folder = None, folder / "tensorboard" if folder and tensorboard else None
         if tensorboard and find_spec("tensorboard") is None:

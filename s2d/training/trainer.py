@@ -62,6 +62,7 @@ class Trainer:
         work: Path | None = None,
         fingerprint: str = "",
         processes: Processes | None = None,
+        log: Path | None = None,
         tensorboard: bool = False,
         validate: Callable[[nn.Module], dict[str, float]] | None = None,
     ) -> None:
@@ -69,10 +70,11 @@ class Trainer:
         Args:
             model: with the interface of `VideoMask2Former`; its initial weights.
             recipe: see `Recipe`.
-            work: folder of ``training.pt`` and ``training.jsonl``; None keeps nothing.
+            work: folder of ``training.pt``; None keeps nothing.
             fingerprint: of what is trained on; a checkpoint with another one is refused.
             processes: which of those that share the steps this one is, and its device; None: alone, on the CPU.
-            tensorboard: write TensorBoard's events into ``work``, too.
+            log: folder of ``training.jsonl``, one line a step; None: ``work``.
+            tensorboard: write TensorBoard's events there, too.
             validate: called with the teacher every ``recipe.validate_every`` steps; its numbers are logged.
 
         Raises:
@@ -90,7 +92,7 @@ class Trainer:
             checkpoint_layers(self.student)
         self._network = processes.wrap(self.student)
         self._validate = validate
-        self._log = Log(work if processes.rank == 0 else None, tensorboard=tensorboard)
+        self._log = Log((log or work) if processes.rank == 0 else None, tensorboard=tensorboard)
         self.round = self.step = self.skipped = 0
         self._start_optimizer()
         if work is not None:

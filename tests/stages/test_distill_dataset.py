@@ -1,0 +1,225 @@
+"""Training on a dataset from disk, the rounds between, and the processes that share it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from s2d.data.datasets import open_dataset
+from s2d.data.datasets.annotations import with_annotations
+from s2d.data.types import Tracks
+from s2d.data.ytvis import read_ytvis, write_ytvis
+from s2d.errors import InputError
+from s2d.models import load_checkpoint
+from s2d.ops import rle_encode
+from s2d.stages.distill_dataset import distill_dataset, validate
+from s2d.training.recipe import load_recipe
+
+RECIPE = """
+checkpoint_every = 5
+validate_every = 8
+[model]
+depth = 10
+width = 8
+norm = "GN"
+hidden_dim = 16
+nheads = 2
+mask_dim = 8
+encoder_layers = 1
+encoder_ffn = 16
+encoder_dropout = 0.1
+decoder_layers = 2
+decoder_ffn = 16
+num_queries = 4
+input_short_side = 32
+[clips]
+frames = 2
+batch = 2
+size = [32, 48]
+decoder = "pyav"
+rotation = 5.0
+[loss]
+num_points = 64
+class_loss = 2.0
+label_drop = 0.1
+frame_drop = 0.2
+match_class = 0.0
+[teacher]
+threshold = 0.1
+[optimizer]
+learning_rate = 1e-3
+backbone_multiplier = 1.0
+clip_norm = 1.0
+[execution]
+micro_batch = 1
+[[rounds]]
+name = "sparse"
+annotations = "keymasks"
+steps = 12
+distill_from = 6
+[[rounds]]
+name = "dense"
+annotations = "predictions"
+steps = 4
+threshold = 0.1
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Three videos of a square that wanders, annotated on two frames of six; and the recipe."""
+    folder = tmp_path_factory.mktemp("dataset")
+    tracks = []
+    for number in range(3):
+        frames = np.full((6, 36, 52, 3), 40 + 20 * number, np.uint8)
+        masks = torch.zeros(6, 36, 52, dtype=torch.bool)
+        (folder / f"JPEGImages/video{number}").mkdir(parents=True)
+        for t in range(6):
+            masks[t, 8 : 20 + number, 4 + 5 * t : 18 + 5 * t] = True
+            frames[t][masks[t].numpy()] = 220
+            Image.fromarray(frames[t]).save(folder / f"JPEGImages/video{number}/{t:05d}.jpg")
+        annotated = torch.tensor([[True, False, False, True, False, False]])
+        kept = masks & annotated[0][:, None, None]
+        tracks.append(Tracks(f"video{number}", (36, 52), rle_encode(kept), annotated, torch.ones(1)))
+    write_ytvis(folder / "train.json", tracks)
+    (folder / "recipe.toml").write_text(RECIPE)
+    return folder
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    return load_checkpoint(path).state_dict()
+
+
+def run(*words: object, check: bool = True, processes: int = 1, **environment: str) -> subprocess.CompletedProcess:
+    """The command, in one process or in several started by torchrun."""
+    launcher = [sys.executable, "-m"]
+    if processes > 1:
+        launcher += ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m"]
+    return subprocess.run(
+        [*launcher, "s2d", *map(str, words)],
+        check=check,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+    )
+
+
+def test_all_rounds_with_validation(folder, tmp_path):
+    dataset = open_dataset(folder / "train.json")
+    recipe = load_recipe(folder / "recipe.toml")
+    model, told = distill_dataset(
+        dataset, recipe, work=tmp_path / "work", log=tmp_path / "log", validation=dataset, progress=False
+    )
+    assert not model.training
+    assert "clips decoded by pyav: 24" in told.splitlines()[0]
+    lines = [json.loads(line) for line in (tmp_path / "log/training.jsonl").read_text().splitlines()]
+    steps = [line for line in lines if "loss" in line]
+    assert [(line["round"], line["step"]) for line in steps] == [(0, step) for step in range(12)] + [
+        (1, step) for step in range(4)
+    ]
+    assert not any("kd_loss_mask" in line for line in steps[:6])
+    assert all("kd_loss_mask" in line for line in steps[6:12])
+    scored = [(line["round"], line["step"]) for line in lines if "val_ap" in line]
+    assert scored == [(0, 7), (0, 11), (1, 3)]
+    assert set(validate(model, dataset)) >= {"val_ap", "val_ap50", "val_ar10"}
+    again, _ = distill_dataset(dataset, recipe, work=tmp_path / "work", progress=False)
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True))
+
+
+def test_two_processes_compute_what_one_does(folder, tmp_path):
+    words = ["distill", folder / "train.json", "--recipe", folder / "recipe.toml", "-q", "-o"]
+    run(*words, tmp_path / "one.pt", "--threads", 1)
+    done = run(*words, tmp_path / "two.pt", "--threads", 1, processes=2)
+    assert done.returncode == 0, done.stderr
+    one, two = weights(tmp_path / "one.pt"), weights(tmp_path / "two.pt")
+    for name, tensor in one.items():
+        torch.testing.assert_close(
+            tensor, two[name], rtol=1e-4, atol=1e-5, msg=lambda words, name=name: f"{name}: {words}"
+        )
+    logs = [
+        [json.loads(line) for line in (tmp_path / f"{name}.pt.log/training.jsonl").read_text().splitlines()]
+        for name in ("one", "two")
+    ]
+    assert [entry["step"] for entry in logs[0]] == [entry["step"] for entry in logs[1]]
+    assert all(a["loss"] == pytest.approx(b["loss"], rel=1e-3) for a, b in zip(*logs, strict=True))
+
+
+def test_a_killed_process_is_resumed_to_the_same_weights(folder, tmp_path):
+    words = ["distill", folder / "train.json", "--recipe", folder / "recipe.toml", "--threads", 1, "-o"]
+    run(*words, tmp_path / "whole.pt", "-q")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "s2d"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    job = subprocess.Popen(
+        [*command, *map(str, words), str(tmp_path / "cut.pt"), "-q"], env=environment, stderr=subprocess.DEVNULL
+    )
+    checkpoint = tmp_path / "cut.pt.work/partial/training.pt"
+    while job.poll() is None and not checkpoint.exists():
+        time.sleep(0.05)
+    children = [int(pid) for pid in Path(f"/proc/{job.pid}/task/{job.pid}/children").read_text().split()]
+    os.kill(children[-1], signal.SIGKILL)
+    assert job.wait() != 0
+    assert not (tmp_path / "cut.pt").exists()
+    run(*words, tmp_path / "cut.pt", "-q", "--resume", processes=2)
+    whole, cut = weights(tmp_path / "whole.pt"), weights(tmp_path / "cut.pt")
+    for name, tensor in whole.items():
+        torch.testing.assert_close(tensor, cut[name], rtol=1e-4, atol=1e-5)
+
+
+def test_pseudo_labels_are_the_annotations_of_the_next_round(folder, tmp_path):
+    words = ["distill", folder / "train.json", "--recipe", folder / "recipe.toml", "--set", "rounds.0.steps=4", "-q"]
+    run(*words, "-o", tmp_path / "model.pt")
+    label = ["pseudo-label", folder / "train.json", "--weights", tmp_path / "model.pt", "-o", tmp_path / "labels"]
+    done = run(*label, "--score", "0.1", "--workers", 1, "--threads", 1)
+    assert "3" in done.stdout
+    merged = tmp_path / "labels/annotations.json"
+    labels = with_annotations(open_dataset(folder / "train.json"), merged)
+    assert [sample.name for sample in labels] == ["video0", "video1", "video2"]
+    assert all(isinstance(sample.source, tuple) and sample.source[0].is_file() for sample in labels)
+    assert sum(len(tracks) for tracks in read_ytvis(merged)) == sum(len(sample.tracks()) for sample in labels)
+    again = [*words, "-o", tmp_path / "next.pt", "--weights", tmp_path / "model.pt", "--set", "rounds.0.steps=2"]
+    run(again[0], again[1], merged, *again[2:])
+    assert (tmp_path / "next.pt").is_file()
+
+
+def test_annotations_of_strange_videos_are_refused(folder, tmp_path):
+    (track,) = read_ytvis(folder / "train.json")[:1]
+    write_ytvis(tmp_path / "other.json", dataclasses.replace(track, video="stranger"))
+    with pytest.raises(InputError, match="got those of stranger"):
+        with_annotations(open_dataset(folder / "train.json"), tmp_path / "other.json")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--set", "loss.points=3"], "expected only .* got points"),
+        (["--set", "loss"], "expected a change such as loss.num_points=1000, got 'loss'"),
+        (["--set", "clips.batch=3", "--set", "clips.decoder=vhs"], "expected decoder to be one of"),
+        (["--device", "cuda:9"], "expected a device of this machine, got 'cuda:9'"),
+    ],
+)
+def test_what_is_refused(folder, tmp_path, words, said):
+    out = tmp_path / "model.pt"
+    done = run("distill", folder / "train.json", "--recipe", folder / "recipe.toml", "-o", out, *words, check=False)
+    assert done.returncode == 2
+    assert re.search(said, done.stderr)
+    assert "Traceback" not in done.stderr
+    assert not out.exists()
+
+
+def test_a_batch_that_processes_cannot_share_is_refused_once(folder, tmp_path):
+    words = ["distill", folder / "train.json", "--recipe", folder / "recipe.toml", "-o", tmp_path / "model.pt"]
+    done = run(*words, "--set", "clips.batch=3", processes=2, check=False)
+    assert done.returncode != 0
+    assert "expected a batch that 2 processes can share equally, got 3 clips" in done.stderr
