@@ -11,14 +11,25 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from tqdm import tqdm
 
 from s2d.data.clips import AnnotatedFrames, ClipSettings
 from s2d.data.memory_loader import MemoryLoader
 from s2d.errors import InputError
+from s2d.models import VideoMask2Former
 from s2d.ops import pack_masks
+from s2d.testing.small_model import SMALL
 from s2d.training import parts
 from s2d.training.recipe import Recipe
-from s2d.training.settings import LossSettings, OptimizerSettings, RoundSettings, TeacherSettings
+from s2d.training.settings import (
+    ExecutionSettings,
+    LossSettings,
+    OptimizerSettings,
+    RoundSettings,
+    TeacherSettings,
+)
 from s2d.training.trainer import Trainer
 
 
@@ -188,3 +199,106 @@ def test_the_student_alone_loses_frames():
     assert all(keep is not None and keep.any(1).all() for keep in made.student.seen)
     assert not all(keep.all() for keep in made.student.seen)
     assert made.teacher.model.seen == [None] * 5
+
+
+def trained(model: nn.Module, chosen: Recipe, **options) -> Trainer:
+    made = Trainer(model, chosen, **options)
+    while made.round < len(chosen.rounds):
+        made.train(feed(chosen), progress=False)
+    return made
+
+
+def gradients(**execution) -> dict[str, Tensor]:
+    """Of one step of the real model, without dropout: only rounding can differ."""
+    torch.manual_seed(0)
+    chosen = recipe(
+        clips=dataclasses.replace(recipe().clips, batch=4),
+        rounds=(RoundSettings("sparse", "keymasks", 3, distill_from=0),),
+        execution=ExecutionSettings(**execution),
+    )
+    made = Trainer(VideoMask2Former(dataclasses.replace(SMALL, encoder_dropout=0.0)), chosen)
+    with tqdm(disable=True) as bar:
+        made._one_step(next(feed(chosen).batches(0)), bar, [])
+    return {name: parameter.grad for name, parameter in made.student.named_parameters()}
+
+
+@pytest.mark.parametrize(
+    ("execution", "tolerance"),
+    [
+        ({"micro_batch": 1}, 1e-4),
+        ({"micro_batch": 3}, 1e-4),
+        ({"checkpointing": True}, 0.0),
+        pytest.param(
+            {"precision": "bf16"},
+            0.2,
+            marks=pytest.mark.skipif(
+                not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="this CPU does not compute in bfloat16"
+            ),
+        ),
+    ],
+)
+def test_how_it_is_computed_does_not_change_what(execution, tolerance):
+    plain, other = gradients(), gradients(**execution)
+    assert plain.keys() == other.keys()
+    for name, gradient in plain.items():
+        assert (gradient - other[name]).norm() <= tolerance * gradient.norm() + 1e-7, name
+
+
+def test_nothing_waits_for_the_device_but_the_assignment(monkeypatch):
+    """Between the student's forward pass and the optimizer's step, values leave the device once a part.
+
+    What decisions are taken by (`ClipTargets.keep`, boolean) is on the CPU whatever the device is; the rest is on it.
+    """
+    waits: list[str] = []
+    watching = False
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, operator, types, arguments=(), options=None):
+            name, leaves = operator.overloadpacket.__name__, tree_leaves(arguments)
+            numbers = [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.dtype != torch.bool]
+            by_mask = name == "index" and any(i is not None and i.dtype == torch.bool for i in arguments[1])
+            if watching and numbers and (by_mask or name in ("_local_scalar_dense", "nonzero", "masked_select")):
+                waits.append(name)
+            return operator(*arguments, **(options or {}))
+
+    def watched(name: str) -> None:
+        original = getattr(Tensor, name)
+        monkeypatch.setattr(Tensor, name, lambda self: (watching and waits.append(name), original(self))[1])
+
+    made = Trainer(StandIn(), recipe(execution=ExecutionSettings(micro_batch=1)))
+    forward, step = made.student.forward, made.optimizer.step
+
+    def start(*arguments):
+        nonlocal watching
+        watching = True
+        return forward(*arguments)
+
+    def stop(*arguments, **options):
+        nonlocal watching
+        result = step(*arguments, **options)
+        watching = False
+        return result
+
+    for name in ("cpu", "tolist"):
+        watched(name)
+    made.student.forward, made.optimizer.step = start, stop
+    batch = next(feed(made.recipe).batches(0))
+    with Watch(), tqdm(disable=True) as bar:
+        made._one_step(batch, bar, [])
+    assert waits == ["cpu", "cpu"], "one assignment for each of two parts"
+
+
+def test_events_are_written_for_tensorboard(tmp_path):
+    pytest.importorskip("tensorboard", reason="TensorBoard is not installed")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    chosen = recipe(rounds=(RoundSettings("sparse", "keymasks", 3),))
+    trained(StandIn(), chosen, work=tmp_path / "work", log=tmp_path / "log", tensorboard=True)
+    events = EventAccumulator(str(tmp_path / "log/tensorboard")).Reload()
+    assert [event.step for event in events.Scalars("loss/mask")] == [0, 1, 2]
+
+
+def test_tensorboard_that_is_not_there_is_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setattr("s2d.training.log.find_spec", lambda name: None)
+    with pytest.raises(InputError, match="TensorBoard to be installed"):
+        Trainer(StandIn(), recipe(), work=tmp_path, tensorboard=True)
