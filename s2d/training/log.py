@@ -24,7 +24,7 @@ class Log:
         self._file = folder / "training.jsonl" if folder else None
         self._events, self._folder = None, folder / "tensorboard" if folder and tensorboard else None
         if tensorboard and find_spec("tensorboard") is None:
-            raise InputError("expected TensorBoard to be installed (pip install tensorboard), got none")
+            raise InputError("expected TensorBoard to be installed (the extra 'tensorboard'), got none")
 
     def resume(self, round: int, step: int, first: int) -> None:
         """Forget what was written from this step of this round on: it will be done again.

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 
 from s2d.data.clips import ClipTargets
-from s2d.training.criterion import clip_losses, weighted_sum
+from s2d.training.criterion import Totals, clip_losses, weighted_sum
 from s2d.training.drop import drop_frames, drop_labels
 from s2d.training.matcher import Pairs, match
 from s2d.training.settings import LossSettings
@@ -130,3 +132,45 @@ def test_drops_of_labels_and_frames():
     assert drop_frames(targets, 1.0, generator).tolist() == [False, True, True, True]
     nothing = ClipTargets(targets.masks[:0], targets.keep[:0])
     assert drop_frames(nothing, 1.0, generator).tolist() == [True] * 4, "a clip keeps at least one frame"
+
+
+def test_what_the_official_behaviour_does_otherwise():
+    """The rows that count: officially those with a pixel, and the teacher's by two rules at two kinds of heads."""
+    masks = as_logits(torch.stack([tube((0, 0), (0, 2), (0, 4))]))[None]
+    cut_away = ClipTargets(torch.stack([tube((0, 0), None, None)]), torch.tensor([[True, True, False]]))
+    settings = LossSettings(num_points=2000, importance=0.0)
+    official = dataclasses.replace(settings, behaviour="official")
+
+    def loss(settings: LossSettings, teacher: bool = False) -> list[float]:
+        found = clip_losses(heads(masks, aux=1), [cut_away], settings, teacher=teacher)
+        return [round(value.item()) for name, value in found.items() if "dice" in name]
+
+    # Of three rows one agrees, one is a negative, one unknown; a negative costs 1 of dice.
+    assert loss(settings) == [1, 1]
+    assert loss(official) == [0, 0]
+    assert loss(dataclasses.replace(settings, frames="all")) == [2, 2]
+    assert loss(settings, teacher=True) == [2, 2]
+    assert loss(official, teacher=True) == [2, 0]
+    assert loss(dataclasses.replace(official, distill_frames="annotated", frames="all"), teacher=True) == [0, 2]
+
+
+def test_parts_of_a_step_add_up_to_it():
+    masks = as_logits(torch.stack([tube((0, 0), (0, 2)), tube((18, 18), (16, 16))])).expand(3, -1, -1, -1, -1)
+    targets = [
+        all_kept(torch.stack([tube((2, 2), (4, 4))])),
+        all_kept(tube((9, 9), (9, 9))[None].expand(2, -1, -1, -1)),
+    ]
+    targets.append(ClipTargets(targets[0].masks[:0], targets[0].keep[:0]))
+    settings = LossSettings(num_points=64)
+
+    def generators(clips: range) -> list[torch.Generator]:
+        return [torch.Generator().manual_seed(clip) for clip in clips]
+
+    whole = clip_losses(heads(masks, aux=1), targets, settings, generators(range(3)))
+    totals = Totals.of(targets, 2)
+    parts = [
+        clip_losses(heads(masks[i : i + 1], aux=1), targets[i : i + 1], settings, generators(range(i, i + 1)), totals)
+        for i in range(3)
+    ]
+    for name, value in whole.items():
+        torch.testing.assert_close(sum(part[name] for part in parts), value)

@@ -34,7 +34,12 @@ def test_the_paper_recipes_say_the_papers_numbers():
     assert sparse.optimizer.clip_norm == 0.01
     assert sparse.rounds[0].steps == 32_000
     assert (sparse.clips.frames, sparse.clips.batch) == (3, 4)
-    assert load_recipe("paper-dense").loss.class_loss == 2
+    assert sparse.execution.precision == "fp16"
+    for name in ("paper-dense", "paper-self"):
+        dense = load_recipe(name)
+        assert (dense.loss.class_loss, dense.loss.frames) == (2, "all")
+    assert load_recipe("paper-dense").rounds[0].distill_from is None
+    assert load_recipe("paper-self").rounds[0].distill_from == 0
 
 
 def test_a_recipe_is_itself_and_a_file_is_read(tmp_path):
@@ -47,6 +52,32 @@ def test_a_recipe_is_itself_and_a_file_is_read(tmp_path):
     assert (mine.name, mine.model.num_queries, mine.rounds[0].steps) == ("mine", 7, 3)
 
 
+def test_values_are_changed_by_their_names():
+    changes = ["loss.num_points=12_544", "model.norm=GN", "clips.size=[96, 160]", "rounds.0.steps = 7", "seed=3"]
+    changed = load_recipe("paper-sparse", changes)
+    assert (changed.loss.num_points, changed.model.norm, changed.clips.size) == (12_544, "GN", (96, 160))
+    assert (changed.rounds[0].steps, changed.seed) == (7, 3)
+    assert changed.teacher == load_recipe("paper-sparse").teacher
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("loss", "expected a change such as loss.num_points=1000, got 'loss'"),
+        ("=3", "got '=3'"),
+        ("rounds.5.steps=3", "got 'rounds.5.steps=3'"),
+        ("rounds.first.steps=3", "got 'rounds.first.steps=3'"),
+        ("seed.steps=3", "got 'seed.steps=3'"),
+        ("loss.points=3", "got points"),
+        ("loss.mask=much", "expected float for mask"),
+        ("clips.decoder=vhs", "expected decoder to be one of"),
+    ],
+)
+def test_changes_that_are_refused(change, words):
+    with pytest.raises(InputError, match=words):
+        load_recipe("cpu-small", [change])
+
+
 ROUND = '[[rounds]]\nname = "a"\nannotations = "keymasks"\nsteps = 3\n'
 
 
@@ -57,7 +88,9 @@ ROUND = '[[rounds]]\nname = "a"\nannotations = "keymasks"\nsteps = 3\n'
         ("speed = 3\n" + ROUND, "got speed"),
         ("[loss]\nmaks = 3\n" + ROUND, "got maks"),
         ("[loss]\nmask = 'much'\n" + ROUND, "expected float for mask"),
-        ("[loss]\nmatch_frames = 'some'\n" + ROUND, "kept or all"),
+        ("[loss]\nframes = 'some'\n" + ROUND, "annotated or all"),
+        ("[loss]\nbehaviour = 'odd'\n" + ROUND, "corrected or official"),
+        ("[execution]\nprecision = 'fp8'\n" + ROUND, "fp32 or bf16 or fp16"),
         ("[clips]\ncrop = [0.5]\n" + ROUND, "expected 2 values for crop"),
         ("loss = 3\n" + ROUND, "expected a table for loss"),
         ("[model]\ndepth = 11\n" + ROUND, "depth"),
