@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -184,6 +185,49 @@ def test_resume_goes_on_with_the_next_batch():
     assert seen(again) != whole[:8]  # the third epoch is in another order
 
 
+def test_a_run_goes_on_from_any_step_over_all_epochs(tmp_path, encode):
+    davis_2017(tmp_path / "root", encode)
+    dataset = open_dataset(tmp_path / "root")
+    settings = ClipSettings(size=(16, 24), frames=2, batch=2, copy_paste=0.5, consecutive=0.5, decoder="pyav")
+
+    def run(first: int, last: int, rank: int = 0, world: int = 1) -> list[tuple]:
+        loader = ClipLoader(dataset, settings, seed=6, rank=rank, world=world, clips_per_video=3)
+        return [
+            (batch.names, batch.times.tolist(), clip.sum().item(), target.masks.sum().item(), target.keep.tolist())
+            for batch in islice(loader.batches(first), last - first)
+            for clip, target in zip(batch.frames, batch.targets, strict=True)
+        ]
+
+    whole = run(0, 8)  # epochs of three steps
+    assert run(5, 8) == whole[10:]
+    parts = [[clip[2:] for clip in run(2, 8, rank, 2)] for rank in (0, 1)]
+    assert [clip for pair in zip(*parts, strict=True) for clip in pair] == [clip[2:] for clip in whole[4:]]
+    with pytest.raises(InputError, match="a batch that 3 processes can share equally, got 2 clips"):
+        ClipLoader(dataset, settings, world=3)
+
+
+def test_pasted_instances_come_from_another_clip():
+    """White squares on black are pasted onto an unannotated grey video, and are what its masks say."""
+    masks = torch.zeros(1, 6, 40, 60, dtype=torch.bool)
+    masks[:, :, 8:24, 20:44] = True
+    frames = masks[0, :, None].expand(6, 3, 40, 60).to(torch.uint8) * 255
+    tracks = Tracks("square", (40, 60), rle_encode(masks[0]), torch.ones(1, 6, dtype=torch.bool), torch.ones(1))
+
+    class Memory(Sample):
+        def video(self) -> Video:
+            return Video.from_frames((frames if self.annotated else torch.full_like(frames, 100)).contiguous())
+
+    dataset = [Memory("grey", ()), Memory("square", (), _tracks=lambda: tracks)]
+    settings = ClipSettings(size=(40, 60), frames=2, batch=2, color=0.0, copy_paste=1.0, decoder="pyav")
+    pasted = 0
+    for batch in ClipLoader(dataset, settings, clips_per_video=10):
+        for name, clip, target in zip(batch.names, batch.frames, batch.targets, strict=True):
+            if name == "grey" and len(target):
+                assert torch.equal(target.masks[0], clip.mean(1) > 110)
+                pasted += 1
+    assert 2 <= pasted <= 8
+
+
 def test_a_video_shorter_than_a_clip():
     dataset = [in_memory("short", 4)]
     (batch,) = ClipLoader(dataset, replace(PLAIN, frames=4, stride=2))
@@ -280,13 +324,18 @@ def test_settings_are_checked():
         "short": ("pad", "short to be one of"),
         "on_error": ("ignore", "on_error to be one of"),
         "crop": ((0.9, 0.2), "two shares"),
-        "frames": (0, "at least 1"),
+        "frames": (0, "frames of at least 1, got 0"),
+        "size": ((4, 0), "size of at least 1"),
+        "copy_paste": (1.5, r"copy_paste in \[0, 1\], got 1.5"),
+        "behaviour": ("theirs", "behaviour to be one of"),
     }.items():
         value, message = words
         with pytest.raises(InputError, match=message):
             replace(PLAIN, **{change: value})
     with pytest.raises(InputError, match="at least one video"):
         ClipLoader([], PLAIN)
+    with pytest.raises(InputError, match="expected a size of the clips"):
+        ClipLoader(many(), replace(PLAIN, size=None))
     with pytest.raises(ValueError, match="rank < world"):
         ClipLoader(many(), PLAIN, rank=2, world=2)
 
