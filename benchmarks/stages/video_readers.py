@@ -42,8 +42,8 @@ def dali_on(device: str) -> Reader:
         if target not in decoders:
             decoders[target] = dali.DaliDecoder(ClipSettings(), ClipFormat(target), torch.device(device))
         nothing = np.zeros((0, number, *video.size), np.uint8)
-        ((frames, _),) = decoders[target].decode([dali.request(video, _plan(video.size, start, number), nothing)])
-        return frames.cpu()
+        (found,) = decoders[target].decode([dali.request(video, _plan(video.size, start, number), nothing)])
+        return found.frames.cpu()
 
     return read
 

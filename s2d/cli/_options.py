@@ -10,7 +10,7 @@ import typer
 
 VideoArgument = Annotated[Path, typer.Argument(help="A video file, or a folder of images.", show_default=False)]
 Output = Annotated[Path, typer.Option("-o", "--output", help="Where the result goes.", show_default=False)]
-Decoder = Annotated[str, typer.Option(help="auto, pyav or dali.")]
+Decoder = Annotated[str, typer.Option(help="auto or pyav, which are the same here (dali reads clips of a dataset).")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 and so on.")]
 Seed = Annotated[int, typer.Option(help="Of everything drawn.")]
 Threads = Annotated[

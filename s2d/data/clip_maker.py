@@ -141,7 +141,7 @@ class ClipMaker:
 
     def finish(self, clips: list[Clip]) -> list[Clip]:
         """Let DALI decode what waits for it, all at once; one by one where something in it cannot be decoded."""
-        waiting = [part for clip in clips for part in clip.parts() if part.request is not None]
+        waiting = [part for clip in clips for part in _waits(clip)]
         if not waiting:
             return clips
         try:
@@ -149,11 +149,13 @@ class ClipMaker:
                 decoded = self._dali.decode([clip.request for clip in waiting])
         except dali.DaliError as error:
             if len(clips) == 1:
-                return [self._without_dali(clips[0], error)]
+                return [self._without_dali(clips[0], f"DALI failed: {error}")]
             return [self.finish([clip])[0] for clip in clips]
-        for clip, (clip.frames, clip.masks) in zip(waiting, decoded, strict=True):
-            clip.decoder, clip.request = "dali", None
-        return clips
+        for part, made in zip(waiting, decoded, strict=True):
+            if made.exact or self._settings.decoder == "dali":
+                part.frames, part.masks, part.decoder, part.request = made.frames, made.masks, "dali", None
+        inexact = "DALI clips its colours, which are not BT.601's"
+        return [self._without_dali(clip, inexact) if _waits(clip) else clip for clip in clips]
 
     @contextlib.contextmanager
     def _at_work(self, what: str) -> Iterator[None]:
@@ -204,15 +206,15 @@ class ClipMaker:
         masks = torch.from_numpy(clip.source_masks).to(self._device)
         clip.masks = transform_masks(masks, clip.plan, self._form.size)
 
-    def _without_dali(self, clip: Clip, error: dali.DaliError) -> Clip:
-        """A clip that DALI failed on: by PyAV where that is allowed, else refused or drawn again."""
-        waiting = [part for part in clip.parts() if part.request is not None]
+    def _without_dali(self, clip: Clip, reason: str) -> Clip:
+        """A clip that DALI does not make: by PyAV where that is allowed, else refused or drawn again."""
+        waiting = _waits(clip)
         names = " or ".join(part.sample.name for part in waiting)
-        failure: Exception = InputError(f"expected a video that DALI decodes, got {names}: {error}")
+        failure: Exception = InputError(f"expected a video that DALI decodes, got {names}: {reason}")
         if self._settings.decoder == "auto":
             try:
                 for part in waiting:
-                    part.request, part.reason = None, f"DALI failed: {error}"
+                    part.request, part.reason = None, reason
                     self._decode(part)
                 return clip
             except (InputError, OSError, av.FFmpegError) as unreadable:
@@ -220,6 +222,11 @@ class ClipMaker:
         message = self._refused(clip.sample, failure)
         epoch, place, attempt = clip.place
         return self.finish([self.prepare(epoch, place, attempt + 1, (*clip.skipped, message))])[0]
+
+
+def _waits(clip: Clip) -> list[Clip]:
+    """The clip and what is pasted onto it, where DALI is to decode them."""
+    return [part for part in clip.parts() if part.request is not None]
 
 
 def _open(sample: Sample) -> tuple[Video, Tracks | None]:

@@ -35,8 +35,28 @@ _BT601 = (0.299, 0.114)
 _MATRICES = {2: _BT601, 5: _BT601, 6: _BT601, 1: (0.2126, 0.0722), 9: (0.2627, 0.0593)}
 
 
+# DALI clips green that is outside 0..255 by BT.601, though by the matrix of the file it may not be. A clip in which that
+# may matter by two levels in more than this share of the pixels is not exact.
+_CLIPPED_AT_MOST = 0.001
+
+
 class DaliError(RuntimeError):
     """DALI did not decode what it was given; its pipeline was built anew."""
+
+
+@dataclass(frozen=True, eq=False)
+class Decoded:
+    """What became of a request.
+
+    Attributes:
+        frames: float32 ``[T, 3, h, w]``.
+        masks: bool ``[G, T, h, w]``.
+        exact: whether the colours are PyAV's; not where DALI clipped them on the way.
+    """
+
+    frames: Tensor
+    masks: Tensor
+    exact: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,12 +68,14 @@ class Request:
         numbers: int32 ``[T]``: which frames of the video; empty for images.
         plan: what is to be done to them; its colour includes what DALI's own matrix leaves to be done.
         masks: uint8 ``[G, T, H, W]`` of 0 and 1.
+        matrix: of the colours of the video.
     """
 
     encoded: tuple[np.ndarray, ...]
     numbers: np.ndarray
     plan: ClipPlan
     masks: np.ndarray
+    matrix: int = 2
 
     @property
     def images(self) -> bool:
@@ -106,7 +128,7 @@ def request(video: Video, plan: ClipPlan, masks: np.ndarray) -> Request | None:
     encoded, origin = piece
     fixed = plan.color.copy()
     fixed[:, :, :3] = plan.color[:, :, :3] @ _from_bt601(source.matrix)
-    return Request((encoded,), (plan.times - origin).astype(np.int32), replace(plan, color=fixed), masks)
+    return Request((encoded,), (plan.times - origin).astype(np.int32), replace(plan, color=fixed), masks, source.matrix)
 
 
 def _read(path: Path, size: tuple[int, int]) -> np.ndarray:
@@ -137,6 +159,18 @@ def _rgb_from_ycc(red: float, blue: float) -> np.ndarray:
     )
 
 
+def _exact(pixels: Tensor, matrix: int) -> bool:
+    """Whether what DALI clipped of ``pixels``, uint8 ``[T, H, W, 3]``, hardly matters by the matrix of the file."""
+    if _MATRICES[matrix] == _BT601:
+        return True
+    red, green, blue = pixels[:, ::4, ::4].float().unbind(-1)
+    _, (of_red, _, of_blue), _ = _from_bt601(matrix).tolist()
+    # Green by the matrix of the file lies between 0 and this where green by BT.601 was below 0; likewise above.
+    below = (green == 0) & (of_red * red + of_blue * blue > 2)
+    above = (green == 255) & (of_red * (255 - red) + of_blue * (255 - blue) > 2)
+    return bool((below | above).float().mean() <= _CLIPPED_AT_MOST)
+
+
 class DaliDecoder:
     """The pipelines of one loader. Outputs are torch tensors on DALI's own memory, which they keep alive."""
 
@@ -146,8 +180,8 @@ class DaliDecoder:
         self._raw = settings.behaviour == "official"
         self._pipelines: dict[str, object] = {}
 
-    def decode(self, requests: Sequence[Request]) -> list[tuple[Tensor, Tensor]]:
-        """Frames float32 ``[T, 3, h, w]`` and masks bool ``[G, T, h, w]`` of each request, transformed.
+    def decode(self, requests: Sequence[Request]) -> list[Decoded]:
+        """The frames and masks of each request, transformed.
 
         Raises:
             DaliError: something in one of the requests does not decode.
@@ -160,34 +194,33 @@ class DaliDecoder:
                 running["videos"] = self._start_videos([requests[n] for n in videos])
             if images:
                 running["images"] = self._start_images([requests[n] for n in images])
-            done = {name: pipeline.outputs()[0] for name, pipeline in running.items()}
+            done = {name: pipeline.outputs() for name, pipeline in running.items()}
             if self._device.type == "cuda":
                 torch.cuda.synchronize(self._device)
         except (RuntimeError, ValueError, IndexError) as error:
             # A pipeline in which something failed is not usable any more.
             self._pipelines.clear()
             raise DaliError(_reason(error)) from None
-        if self._raw:
-            return self._by_torch(requests, done)
         clips: dict[int, Tensor] = {}
+        decoded = dict(zip(videos, map(torch.from_dlpack, done["videos"][1]), strict=True)) if videos else {}
+        if self._raw:
+            pixels = map(torch.from_dlpack, done["images"][0] if images else ())
+            decoded |= {n: torch.stack([next(pixels) for _ in requests[n].encoded]) for n in images}
+            return [self._transformed(request, decoded[n]) for n, request in enumerate(requests)]
         if videos:
-            clips |= zip(videos, torch.from_dlpack(done["videos"].as_tensor()), strict=True)
+            clips |= zip(videos, torch.from_dlpack(done["videos"][0].as_tensor()), strict=True)
         if images:
-            stacked = torch.from_dlpack(done["images"].as_tensor()).unflatten(0, (len(images), -1))
+            stacked = torch.from_dlpack(done["images"][0].as_tensor()).unflatten(0, (len(images), -1))
             clips |= zip(images, stacked, strict=True)
-        return [(clips[n], self._masks(request, done["masks"][n])) for n, request in enumerate(requests)]
+        return [
+            Decoded(clips[n], self._masks(request, planes), request.images or _exact(decoded[n], request.matrix))
+            for n, (request, planes) in enumerate(zip(requests, done["masks"][0], strict=True))
+        ]
 
-    def _by_torch(self, requests: Sequence[Request], done: dict[str, object]) -> list[tuple[Tensor, Tensor]]:
-        videos, images = iter(done.get("videos", ())), iter(done.get("images", ()))
-        clips = []
-        for request in requests:
-            plan, size = request.plan, self._form.size
-            found = [next(images) for _ in request.encoded] if request.images else next(videos)
-            pixels = torch.stack([*map(torch.from_dlpack, found)]) if request.images else torch.from_dlpack(found)
-            masks = torch.from_numpy(request.masks).to(self._device)
-            frames = transform_frames(pixels.permute(0, 3, 1, 2), plan, self._form)
-            clips.append((frames, transform_masks(masks, plan, size)))
-        return clips
+    def _transformed(self, request: Request, pixels: Tensor) -> Decoded:
+        frames = transform_frames(pixels.permute(0, 3, 1, 2), request.plan, self._form)
+        masks = transform_masks(torch.from_numpy(request.masks).to(self._device), request.plan, self._form.size)
+        return Decoded(frames, masks, request.images or _exact(pixels, request.matrix))
 
     def _masks(self, request: Request, output: object) -> Tensor:
         number, length = request.masks.shape[:2]
@@ -198,8 +231,8 @@ class DaliDecoder:
         planes = [r.masks.reshape(-1, *r.masks.shape[2:], 1) for r in requests]
         planes = [p if len(p) else np.zeros((1, *p.shape[1:]), np.uint8) for p in planes]
         # One rotation a plane, in the order of the planes.
-        rotations = [np.tile(r.plan.rotations(self._form.size), (max(1, len(r.masks)), 1, 1)) for r in requests]
-        rotations = [found[: len(p)] for found, p in zip(rotations, planes, strict=True)]
+        turns = [np.tile(r.plan.rotations(self._form.size), (max(1, len(r.masks)), 1, 1)) for r in requests]
+        rotations = [found[: len(p)] for found, p in zip(turns, planes, strict=True)]
         return self._start("masks", [r.plan for r in requests], rotations, {"planes": planes})
 
     def _start_videos(self, requests: Sequence[Request]) -> object:
@@ -298,7 +331,8 @@ def _build(kind: str, settings: ClipSettings, form: ClipFormat, device: torch.de
         where = "mixed" if gpu else "cpu"
         if kind == "images":
             return finished(fn.decoders.image(encoded, device=where, output_type=types.RGB), "HWC")
-        return finished(fn.decoders.video(encoded, frames=fn.external_source(name="numbers"), device=where), "FHWC")
+        decoded = fn.decoders.video(encoded, frames=fn.external_source(name="numbers"), device=where)
+        return finished(decoded, "FHWC"), decoded
 
     built = pipeline()
     built.build()

@@ -184,7 +184,8 @@ def open_video(
         path: a file that FFmpeg reads (mp4, mkv, webm, avi, ...), or a folder of .jpg, .jpeg and .png images.
         short_side: shrink so that the shorter side has this many pixels; smaller videos stay as they are.
         size: (H, W) of the frames to deliver; not together with ``short_side``.
-        decoder: ``"auto"`` or ``"pyav"``; ``"dali"`` is refused: it reads clips (`s2d.data.clip_loader`).
+        decoder: ``"auto"`` and ``"pyav"`` are PyAV; ``"dali"``, which reads clips of a dataset for training
+            (`s2d.data.clip_loader`), is refused: on a CPU it is no faster on whole videos, and it lacks H.264.
         stream: index of the video stream in the file; None takes the best one (FFmpeg's choice).
 
     Raises:
@@ -195,7 +196,7 @@ def open_video(
     if decoder not in DECODERS:
         raise InputError(f"expected the decoder to be one of {', '.join(DECODERS)}, got {decoder!r}")
     if decoder == "dali":
-        raise InputError("expected 'pyav' for whole videos, got 'dali', which reads clips for training (ClipLoader)")
+        raise InputError("expected 'auto' or 'pyav' for a whole video, got 'dali', which reads clips of a dataset")
     if path.is_dir():
         if stream is not None:
             raise InputError(f"expected no stream for the folder of images {path}, got stream {stream}")

@@ -68,7 +68,7 @@ class RunSettings:
         proposals: label maps or json to take the single-frame masks from; None finds them by motion.
         motion: what leads from frame to frame in `discover`: a word of `s2d.motion.prior.make_prior`.
         recipe: name or path of the recipe of `distill`.
-        decoder: ``"auto"``, ``"pyav"`` or ``"dali"``.
+        decoder: see `s2d.data.video.open_video`.
         seed: of everything drawn.
         threads: of torch and OpenCV; results are equal, bit for bit, at equal numbers. None: as torch is set.
         working_short_side: propose and discover see frames of this short side, pixels; smaller videos as they are.

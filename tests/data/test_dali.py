@@ -82,13 +82,13 @@ def test_every_frame_is_pyavs(encode, name):
     starts = [0, 37, 14, 15, 1, 16, 29, 30, 36, *range(2, 13)]  # both ends, around key frames, backwards
     plans = [whole_frames(video.size, [start, start + 1, start + 2]) for start in starts]
     nothing = np.zeros((0, 3, *video.size), np.uint8)
-    for plan, (frames, masks) in zip(
-        plans, decoder.decode([dali.request(video, plan, nothing) for plan in plans]), strict=True
-    ):
+    decoded = decoder.decode([dali.request(video, plan, nothing) for plan in plans])
+    for plan, found in zip(plans, decoded, strict=True):
         expected = video.clip(int(plan.times[0]), int(plan.times[0]) + 3).float()
-        assert share_within(frames, expected, 2) >= 0.999, plan.times
-        assert (frames - expected).abs().max() < 1e-3  # seen here: bit for bit
-        assert masks.shape == (0, 3, *video.size)
+        assert share_within(found.frames, expected, 2) >= 0.999, plan.times
+        assert (found.frames - expected).abs().max() < 1e-3  # seen here: bit for bit
+        assert found.masks.shape == (0, 3, *video.size)
+        assert found.exact
 
 
 @pytest.mark.parametrize("matrix", ["bt709", "bt2020"])
@@ -99,11 +99,36 @@ def test_the_matrix_of_the_file_is_honoured(encode, matrix):
     assert video.source.matrix == number
     plan = whole_frames(SIZE, [3, 4, 5])
     request = dali.request(video, plan, np.zeros((0, 3, *SIZE), np.uint8))
-    ((frames, _),) = dali.DaliDecoder(PLAIN, ClipFormat(SIZE), CPU).decode([request])
-    assert share_within(frames, video.clip(3, 6).float(), 2) >= 0.999
+    (found,) = dali.DaliDecoder(PLAIN, ClipFormat(SIZE), CPU).decode([request])
+    assert share_within(found.frames, video.clip(3, 6).float(), 2) >= 0.999
     raw = replace_color(request, plan.color)
-    ((wrong, _),) = dali.DaliDecoder(PLAIN, ClipFormat(SIZE), CPU).decode([raw])
-    assert share_within(wrong, video.clip(3, 6).float(), 2) < 0.9
+    (wrong,) = dali.DaliDecoder(PLAIN, ClipFormat(SIZE), CPU).decode([raw])
+    assert share_within(wrong.frames, video.clip(3, 6).float(), 2) < 0.9
+
+
+def vivid(share: float) -> np.ndarray:
+    """The left ``share`` of a grey picture is a green that BT.601 has no number for."""
+    images = np.full((12, *SIZE, 3), 120, np.uint8)
+    images[:, :, : round(share * SIZE[1])] = (0, 250, 0)
+    return images
+
+
+@pytest.mark.parametrize(("share", "exact"), [(0.0, True), (0.5, False)])
+def test_colours_that_dali_clips_go_to_pyav(encode, tmp_path, share, exact):
+    (tmp_path / "videos").mkdir()
+    path = encode("vivid.webm", "libvpx-vp9", vivid(share), options={**VP9, "crf": "10", "b": "0"}, colorspace=1)
+    dataset = open_dataset(Path(shutil.move(path, tmp_path / "videos" / path.name)).parent)
+    by_rule, by_name, by_pyav = (
+        ClipLoader(dataset, replace(PLAIN, decoder=decoder)) for decoder in ("auto", "dali", "pyav")
+    )
+    (expected,) = by_pyav
+    (found,) = by_rule
+    (clipped,) = by_name
+    assert share_within(found.frames, expected.frames, 2) >= 0.999
+    assert dict(by_name.decoded) == {"dali": 1}
+    assert (share_within(clipped.frames, expected.frames, 2) >= 0.999) == exact
+    assert dict(by_rule.decoded) == {"dali" if exact else "pyav": 1}
+    assert ["clips its colours" in reason for reason in by_rule.reasons] == [True] * (not exact)
 
 
 def replace_color(request: dali.Request, color: np.ndarray) -> dali.Request:
@@ -304,8 +329,8 @@ def test_jpeg_of_any_kind_is_pils(tmp_path):
     settings = replace(PLAIN, frames=4)
     plan = whole_frames(SIZE, [0, 1, 2, 3])
     request = dali.request(video, plan, np.zeros((0, 4, *SIZE), np.uint8))
-    ((frames, _),) = dali.DaliDecoder(settings, ClipFormat(SIZE), CPU).decode([request])
-    assert share_within(frames, video.clip(0, 4).float(), 2) >= 0.999
+    (found,) = dali.DaliDecoder(settings, ClipFormat(SIZE), CPU).decode([request])
+    assert share_within(found.frames, video.clip(0, 4).float(), 2) >= 0.999
 
 
 def test_many_clips_leave_memory_and_files_flat(tmp_path, encode):
@@ -337,9 +362,7 @@ def test_outputs_stay_what_they_are_while_the_next_ones_are_made(encode, decoder
     nothing = np.zeros((0, 3, *SIZE), np.uint8)
     held, copies = [], []
     for start in range(0, 36, 3):
-        ((frames, _),) = decoder.decode(
-            [dali.request(video, whole_frames(SIZE, [start, start + 1, start + 2]), nothing)]
-        )
-        held.append(frames)
-        copies.append(frames.clone())
+        (found,) = decoder.decode([dali.request(video, whole_frames(SIZE, [start, start + 1, start + 2]), nothing)])
+        held.append(found.frames)
+        copies.append(found.frames.clone())
     assert all(torch.equal(a, b) for a, b in zip(held, copies, strict=True))

@@ -117,6 +117,29 @@ def vipseg(root: Path, encode: Callable) -> None:
     (root / "val.txt").write_text("camel\n")
 
 
+def vipseg_rgb(root: Path, encode: Callable) -> None:
+    """As the official scripts convert it: colours, and a json that says which of them are things."""
+    # Red is the lowest byte of an id.
+    colours = {1: (1, 7, 0), 2: (3, 0, 0), 3: (90, 80, 70)}
+    annotations = []
+    for video in VIDEOS:
+        names = write_images(root / "images" / video)
+        (root / "panomasksRGB" / video).mkdir(parents=True)
+        images = []
+        for t, name in enumerate(names):
+            colour = np.full((*SIZE, 3), colours[3], np.uint8)
+            for n, tube in enumerate(masks_of(video), 1):
+                colour[tube[t]] = colours[n]
+            Image.fromarray(colour).save(root / "panomasksRGB" / video / f"{name[:-4]}.png")
+            ids = {n: red + 256 * green + 65536 * blue for n, (red, green, blue) in colours.items()}
+            rows = [{"id": ids[n], "category_id": 12 if n == 3 else 60} for n in colours]
+            images.append({"image_id": name[:-4], "segments_info": rows})
+        annotations.append({"video_id": video, "annotations": images})
+    categories = [{"id": 12, "isthing": 0}, {"id": 60, "isthing": 1}]
+    data = {"videos": [], "annotations": annotations, "categories": categories}
+    (root / "panoptic_gt_VIPSeg.json").write_text(json.dumps(data))
+
+
 def sav(root: Path, encode: Callable) -> None:
     root.mkdir(parents=True)
     for video in VIDEOS:
@@ -146,6 +169,7 @@ FORMATS = {
     "davis-2016": ("davis", davis_2016, 1, 1),
     "mose": ("mose", mose, 2, 1),
     "vipseg": ("vipseg", vipseg, 2, 1),
+    "vipseg-rgb": ("vipseg", vipseg_rgb, 2, 1),
     "sav": ("sav", sav, 2, 4),
     "sav-frames": ("sav-frames", sav_frames, 2, 4),
 }
@@ -219,6 +243,17 @@ def test_splits_are_json_files_or_folders(tmp_path, encode):
     (tmp_path / "m" / "train").rename(tmp_path / "m" / "valid")
     assert len(open_dataset(tmp_path / "m", split="valid")) == 2
     assert len(open_dataset(tmp_path / "m" / "valid")) == 2
+
+
+def test_colours_of_vipseg_need_their_json(tmp_path, encode):
+    vipseg_rgb(tmp_path, encode)
+    file = tmp_path / "panoptic_gt_VIPSeg.json"
+    file.write_text('{"categories": []}')
+    with pytest.raises(InputError, match=r"panoptic json in .*'annotations'"):
+        open_dataset(tmp_path)
+    file.unlink()
+    with pytest.raises(InputError, match=r"panoptic_gt_VIPSeg\*\.json in .*what colours are things, got none"):
+        open_dataset(tmp_path)
 
 
 def test_a_folder_of_videos_has_no_masks(tmp_path, encode):

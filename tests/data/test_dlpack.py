@@ -54,12 +54,12 @@ def test_dalis_outputs_are_torch_tensors_on_its_memory(encode):
     plan = ClipPlan.whole(np.arange(3), video.size)
     masks = np.ones((2, 3, *video.size), np.uint8)
     decoder = dali.DaliDecoder(SETTINGS, ClipFormat(video.size), torch.device("cpu"))
-    decoded = decoder.decode([dali.request(video, plan, masks)] * 2)
-    (first, first_masks), (second, _) = decoded
-    assert second.data_ptr() == first.data_ptr() + first.numel() * first.element_size()
-    assert address(np.from_dlpack(first)) == first.data_ptr()
-    assert address(np.from_dlpack(first_masks)) == first_masks.data_ptr()
-    assert first_masks.all()
+    first, second = decoder.decode([dali.request(video, plan, masks)] * 2)
+    clip = first.frames
+    assert second.frames.data_ptr() == clip.data_ptr() + clip.numel() * clip.element_size()
+    assert address(np.from_dlpack(clip)) == clip.data_ptr()
+    assert address(np.from_dlpack(first.masks)) == first.masks.data_ptr()
+    assert first.masks.all()
 
 
 def test_cupy_shares_memory_with_torch_on_a_gpu():

@@ -45,7 +45,7 @@ def open_dataset(path: str | Path, format: str | None = None, split: str | None 
     ytvis      YouTube-VIS 2019/2021/2022, OVIS, or this package's own json    one json each
     davis      DAVIS 2016 and 2017: JPEGImages/480p, Annotations/480p          lists in ImageSets
     mose       JPEGImages and Annotations                                      folders above them
-    vipseg     imgs and panomasks; things only                                 train.txt, val.txt, test.txt
+    vipseg     imgs and panomasks, or images and panomasksRGB; things only     train.txt, val.txt, test.txt
     sav        SA-V's mp4 and json, masks on every fourth frame                none
     sav-frames SA-V's validation and test: JPEGImages_24fps, Annotations_6fps  sav_val.txt, sav_test.txt
     videos     a folder of video files or of folders of images, without masks  none

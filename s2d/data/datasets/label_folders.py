@@ -12,6 +12,7 @@ import torch
 
 from s2d.data.datasets.sample import Sample
 from s2d.data.datasets.splits import choose_split, listed_names
+from s2d.data.files import read_json
 from s2d.data.image_folder import SUFFIXES, list_images, natural_order
 from s2d.data.label_maps import read_labels
 from s2d.data.types import Tracks
@@ -30,6 +31,7 @@ class Layout:
         least: labels below are no instances; 0 is never one.
         dense: whether every image has a label map, or only the first of the video has (what is to be predicted).
         per_object: whether each object has a folder of its own with masks that may overlap.
+        segments: pattern of the json files that say which colours of a video are things, where label maps have colours.
     """
 
     images: str
@@ -38,6 +40,7 @@ class Layout:
     least: int = 1
     dense: bool = False
     per_object: bool = False
+    segments: str = ""
 
 
 # VIPSeg: labels up to 124 are stuff, an instance is 100 times its category and a number (README of VIPSeg-Dataset).
@@ -49,6 +52,7 @@ LAYOUTS = {
     "vipseg": (
         Layout("imgs", "panomasks", ("*.txt",), least=125, dense=True),
         Layout("images", "panomasks", ("*.txt",), least=125, dense=True),
+        Layout("images", "panomasksRGB", ("*.txt",), dense=True, segments="panoptic_gt_VIPSeg*.json"),
     ),
     "sav-frames": (Layout("JPEGImages_24fps", "Annotations_6fps", ("sav_*.txt",), per_object=True),),
     "mose": (Layout("JPEGImages", "Annotations"),),
@@ -78,7 +82,34 @@ def read(name: str, path: Path, split: str | None) -> list[Sample]:
     if layout is None:
         folders = " or ".join(f"{known.images} and {known.masks}" for known in LAYOUTS[name])
         raise InputError(f"expected the folders {folders} in {path}, got none of them")
-    return [_sample(layout, path, video) for video in _videos(layout, path, split)]
+    things = _things(path, layout.segments) if layout.segments else None
+    samples = []
+    for video in _videos(layout, path, split):
+        known = None if things is None else things.get(video, set())
+        samples.append(_sample(layout, path, video, known))
+    return samples
+
+
+def _things(path: Path, pattern: str) -> dict[str, set[int]]:
+    """By video, the labels that `read_labels` gives things, from COCO's panoptic json for videos."""
+    files = sorted(path.glob(pattern))
+    if not files:
+        raise InputError(f"expected a json named {pattern} in {path}, which says what colours are things, got none")
+    found: dict[str, set[int]] = {}
+    for file in files:
+        data = read_json(file)
+        try:
+            things = {category["id"] for category in data["categories"] if category["isthing"]}
+            for video in data["annotations"]:
+                known = found.setdefault(video["video_id"], set())
+                for segment in (segment for image in video["annotations"] for segment in image["segments_info"]):
+                    if segment["category_id"] in things:
+                        # COCO's id has red in the lowest byte.
+                        blue, green, red = int(segment["id"]).to_bytes(3, "big")
+                        known.add(red << 16 | green << 8 | blue)
+        except (KeyError, OverflowError, TypeError, ValueError) as error:
+            raise InputError(f"expected COCO's panoptic json in {file}, got one that cannot be used: {error}") from None
+    return found
 
 
 def _videos(layout: Layout, path: Path, split: str | None) -> list[str]:
@@ -94,7 +125,7 @@ def _videos(layout: Layout, path: Path, split: str | None) -> list[str]:
     return list(dict.fromkeys(Path(name).parent.name if Path(name).suffix in SUFFIXES else name for name in names))
 
 
-def _sample(layout: Layout, path: Path, video: str) -> Sample:
+def _sample(layout: Layout, path: Path, video: str, things: set[int] | None) -> Sample:
     folder, masks = path / layout.images / video, path / layout.masks / video
     images = tuple(list_images(folder, SUFFIXES)) if folder.is_dir() else ()
     objects: list[list[Path]] = []
@@ -102,12 +133,18 @@ def _sample(layout: Layout, path: Path, video: str) -> Sample:
         parts = sorted((p for p in masks.iterdir() if p.is_dir()), key=lambda p: natural_order(p.name))
         objects = [list_images(part, (".png",)) for part in (parts if layout.per_object else [masks])]
     files = tuple(file for part in objects for file in part)
-    tracks = partial(_tracks, layout, video, images, objects) if files else None
+    tracks = partial(_tracks, layout, video, images, objects, things) if files else None
     return Sample(video, images, annotations=files, _tracks=tracks)
 
 
-def _tracks(layout: Layout, video: str, images: Sequence[Path], objects: list[list[Path]]) -> Tracks:
-    """Every label of every list of label maps is an instance, annotated on the frames that its list has a map of."""
+def _tracks(
+    layout: Layout, video: str, images: Sequence[Path], objects: list[list[Path]], things: set[int] | None
+) -> Tracks:
+    """Every label of every list of label maps is an instance, annotated on the frames that its list has a map of.
+
+    Args:
+        things: only these labels; None: all from ``layout.least`` on.
+    """
     frame_of = {image.stem: t for t, image in enumerate(images)}
     if layout.dense and any(1 < len(files) < len(images) for files in objects):
         number = sum(map(len, objects))
@@ -129,7 +166,7 @@ def _tracks(layout: Layout, video: str, images: Sequence[Path], objects: list[li
             t = frame_of[file.stem]
             seen[t] = True
             values = np.unique(labels)
-            values = values[values >= layout.least]
+            values = values[values >= layout.least if things is None else np.isin(values, list(things))]
             codes = rle_encode(torch.from_numpy(labels[None] == values[:, None, None]))
             for n, value in enumerate(values.tolist()):
                 found.setdefault(value, {})[t] = codes[n]
