@@ -149,7 +149,7 @@ def measure_memory(folder: Path, number: int) -> dict:
         write_clip(videos / f"{n}.webm", (48, 64), 60)
     rows = []
     for decoder in ("pyav", "dali") if dali.missing() is None else ("pyav",):
-        settings = ClipSettings(size=(48, 48), frames=4, batch=10, decoder=decoder)
+        settings = ClipSettings(size=(48, 48), frames=4, batch=10, copy_paste=0.25, decoder=decoder)
         loader = ClipLoader(open_dataset(videos), settings, clips_per_video=number // 4)
         every = len(loader) // 10
         for count, _ in enumerate(tqdm(loader, desc=f"memory, {decoder}", unit="batch"), 1):

@@ -34,6 +34,7 @@ class ClipLoader:
         decoded: how many clips each decoder made.
         reasons: why PyAV took clips that DALI was asked for, and how many.
         skipped: what could not be read, and how often it was drawn.
+        partial: videos of which a part could be read, why, and how many clips were drawn from that part.
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class ClipLoader:
         self.decoded: Counter[str] = Counter()
         self.reasons: Counter[str] = Counter()
         self.skipped: Counter[str] = Counter()
+        self.partial: Counter[str] = Counter()
 
     def __len__(self) -> int:
         """Batches of an epoch."""
@@ -97,7 +99,8 @@ class ClipLoader:
         """Who decoded how many clips and why, and what was skipped: a line each."""
         lines = [f"clips decoded by {name}: {count:,}" for name, count in sorted(self.decoded.items())]
         lines += [f"by PyAV: {count:,}: {reason}" for reason, count in self.reasons.most_common()]
-        return "\n".join(lines + [f"skipped: {count:,}: {message}" for message, count in self.skipped.most_common()])
+        lines += [f"skipped: {count:,}: {message}" for message, count in self.skipped.most_common()]
+        return "\n".join(lines + [f"of a part: {count:,}: {note}" for note, count in self.partial.most_common()])
 
     def state_dict(self) -> dict[str, int]:
         """Where the iteration stands: all that is needed to go on after the last batch that was handed out."""
@@ -154,6 +157,7 @@ class ClipLoader:
             self.skipped.update(clip.skipped)
             for part in clip.parts():
                 self.decoded[part.decoder] += 1
+                self.partial.update(f"{part.sample.name}: {loss}" for loss in part.video.losses)
                 if part.reason is not None:
                     self.reasons[part.reason] += 1
         frames, targets = zip(*(clip.finished() for clip in clips), strict=True)

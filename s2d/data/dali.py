@@ -35,8 +35,8 @@ _BT601 = (0.299, 0.114)
 _MATRICES = {2: _BT601, 5: _BT601, 6: _BT601, 1: (0.2126, 0.0722), 9: (0.2627, 0.0593)}
 
 
-# DALI clips green that is outside 0..255 by BT.601, though by the matrix of the file it may not be. A clip in which that
-# may matter by two levels in more than this share of the pixels is not exact.
+# DALI clips green that is outside 0..255 by BT.601, though by the matrix of the file it may not be. Where that may
+# matter by two levels in more than this share of a clip's pixels, the clip is not exact.
 _CLIPPED_AT_MOST = 0.001
 
 

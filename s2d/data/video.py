@@ -94,6 +94,11 @@ class Video:
         return self._source.notes
 
     @property
+    def losses(self) -> tuple[str, ...]:
+        """The notes on parts that could not be read."""
+        return tuple(note for note in self.notes if note.startswith("read "))
+
+    @property
     def decoder(self) -> str:
         """``"pyav"``, ``"images"`` or ``"memory"``."""
         return self._source.decoder

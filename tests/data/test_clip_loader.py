@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -284,6 +285,28 @@ def test_what_cannot_be_read_is_refused_or_skipped_and_counted(tmp_path, encode,
     assert {name for name, _, _ in seen(loader)} == {"camel"}
     assert sum(loader.skipped.values()) >= 3
     assert all("bear" in message for message in loader.skipped)
+
+
+def cut_off(content: bytes) -> bytes:
+    return content[: len(content) * 6 // 10]
+
+
+def flipped(content: bytes) -> bytes:
+    return content[:6000] + bytes(255 - byte for byte in content[6000:6400]) + content[6400:]
+
+
+@pytest.mark.parametrize(
+    ("harm", "words"), [(cut_off, "the file ends early"), (flipped, "the others are damaged|the file ends early")]
+)
+def test_of_a_damaged_file_the_readable_part_is_drawn_from_and_counted(encode, harm, words):
+    path = encode("x.mkv", options={"g": "10", "crf": "10"})
+    path.write_bytes(harm(path.read_bytes()))
+    loader = ClipLoader([Sample("x", path)], PLAIN, clips_per_video=16)
+    assert 0 < max(times[-1] for _, times, _ in seen(loader)) < 40
+    ((note, count),) = loader.partial.items()
+    assert re.fullmatch(rf"x: read .*: ({words})", note)
+    assert count == 16
+    assert loader.summary().endswith(f"of a part: 16: {note}")
 
 
 def test_a_dataset_without_a_readable_video_ends(tmp_path):

@@ -82,7 +82,7 @@ def _check_frames(sample: Sample, decode: bool) -> tuple[tuple[int, int] | None,
         return size, len(sample.source), problems
     try:
         video = sample.video()
-        problems = [Problem("incomplete video", sample.name, note) for note in video.notes if note.startswith("read ")]
+        problems = [Problem("incomplete video", sample.name, note) for note in video.losses]
         if decode:
             for _ in video:
                 pass
