@@ -36,7 +36,7 @@ class MemoryLoader:
     ) -> None:
         """
         Args:
-            videos: at least one; the clips have the size of the first, unless the settings name one.
+            videos: at least one; all clips have the size of the first (``settings.size`` is that of files' clips).
             settings: see `ClipSettings`.
             seed: of everything drawn.
             rank: number of this process among ``world``.
@@ -46,7 +46,6 @@ class MemoryLoader:
             InputError: the batch cannot be shared equally.
         """
         self._videos, self._settings, self._seed = videos, settings, seed
-        self._size = settings.size or videos[0].size
         self._rank, self._world, self._share = rank, world, settings.share(world)
 
     def batches(self, step: int = 0) -> Iterator[ClipBatch]:
@@ -71,7 +70,7 @@ class MemoryLoader:
     def _draw(self, video: AnnotatedFrames, number: int) -> tuple[Tensor, ClipTargets, Tensor]:
         generator = seeded(self._seed, 1, number)
         donor = self._videos[int(torch.randint(len(self._videos), (), generator=generator))]
-        return draw_clip(video, self._settings, generator, size=self._size, donor=donor)
+        return draw_clip(video, self._settings, generator, size=self._videos[0].size, donor=donor)
 
 
 def draw_clip(

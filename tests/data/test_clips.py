@@ -118,6 +118,15 @@ def test_a_plain_clip_is_what_is_in_the_video():
     assert torch.equal(targets.keep, clips.keep[:, times][present])
 
 
+def test_a_crop_is_a_share_of_the_largest_box_of_the_clips_shape():
+    for share, extent in {1.0: [48, 48], 0.5: [24, 24]}.items():
+        settings = ClipSettings(crop=(share, share))
+        plan = draw_plan(torch.arange(3), (48, 80), (30, 30), settings, generator())
+        assert plan.extent.tolist() == [extent] * 3
+    wide = draw_plan(torch.arange(3), (48, 80), (10, 40), ClipSettings(crop=(1.0, 1.0)), generator())
+    assert wide.extent.tolist() == [[20, 80]] * 3
+
+
 def test_masks_move_with_the_pixels_and_all_frames_alike():
     """A frame that is white exactly in its mask stays so, whatever crop, flip and rotation are drawn."""
     masks = torch.zeros(1, 3, 48, 80, dtype=torch.bool)
