@@ -25,7 +25,7 @@ from s2d.data.clip_plan import (
     transform_frames,
     transform_masks,
 )
-from s2d.data.clips import ClipSettings, ClipTargets
+from s2d.data.clips import ClipSettings, ClipTargets, frame_weights
 from s2d.data.datasets.sample import Sample
 from s2d.data.types import Tracks
 from s2d.data.video import Video
@@ -240,10 +240,10 @@ def _open(sample: Sample) -> tuple[Video, Tracks | None]:
 
 def _marks(tracks: Tracks | None, length: int) -> tuple[Tensor, Tensor, Tensor]:
     """What `draw_frames` asks for; where nothing is annotated, any frame will do."""
-    keep = torch.ones(1, length, dtype=torch.bool)
     if tracks is not None and bool(tracks.annotated.any()):
-        keep = tracks.annotated
-    return torch.arange(length), keep, keep.float()
+        return torch.arange(length), tracks.annotated, frame_weights(tracks)
+    anywhere = torch.ones(1, length, dtype=torch.bool)
+    return torch.arange(length), anywhere, anywhere.float()
 
 
 def _targets(tracks: Tracks | None, plan: ClipPlan, size: tuple[int, int]) -> tuple[np.ndarray, Tensor]:

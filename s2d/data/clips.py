@@ -10,9 +10,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from s2d.data.types import Tracks
+from s2d.data.types import Keymasks, Tracks
 from s2d.errors import InputError
 from s2d.ops import RLE, BitMasks, pack_masks, rle_decode, unpack_masks
+
+# A keymask that no other frame agreed with is still drawn now and then: agreement is evidence, not truth.
+_LEAST_WEIGHT = 0.05
 
 
 @dataclass(frozen=True)
@@ -197,7 +200,7 @@ def annotate(frames: Tensor, times: Tensor, tracks: Tracks, weights: Tensor | No
     Args:
         frames: uint8 ``[T, 3, H, W]``.
         times: int64 ``[T]``: their numbers in the video of ``tracks``.
-        weights: ``[N, num_frames]``, how often a frame is drawn; None: all annotated frames alike.
+        weights: ``[N, num_frames]``, how often a frame is drawn; None: `frame_weights`.
     """
     keep = tracks.annotated[:, times]
     size = frames.shape[-2:]
@@ -208,9 +211,15 @@ def annotate(frames: Tensor, times: Tensor, tracks: Tracks, weights: Tensor | No
         for t in kept.nonzero()[:, 0].tolist():
             tube[t] = _shrink(tracks.rle[int(codes[t])], size)
         words.append(pack_masks(tube).words[None])
-    chosen = torch.ones_like(keep, dtype=torch.float32) if weights is None else weights[:, times].float()
+    chosen = (frame_weights(tracks) if weights is None else weights)[:, times].float()
     masks = BitMasks(torch.cat(words), size[1])
     return AnnotatedFrames(frames, times, masks, keep, torch.where(keep, chosen, 0.0), tracks.video)
+
+
+def frame_weights(tracks: Tracks) -> Tensor:
+    """Float32 ``[N, T]``: how often a frame is drawn for an instance: keymasks by their scores, other masks alike."""
+    scores = tracks.mask_scores.clamp(min=_LEAST_WEIGHT) if isinstance(tracks, Keymasks) else 1.0
+    return torch.where(tracks.annotated, scores, 0.0)
 
 
 def _shrink(rle: RLE, size: tuple[int, int]) -> Tensor:

@@ -23,9 +23,6 @@ from s2d.training.processes import Processes
 from s2d.training.recipe import Recipe, load_recipe
 from s2d.training.trainer import Trainer
 
-# A keymask that no other frame agreed with is still drawn now and then: agreement is evidence, not truth.
-_LEAST_WEIGHT = 0.05
-
 
 def distill(
     video: Video,
@@ -112,8 +109,7 @@ def initial_model(recipe: Recipe, weights: Path | None = None) -> VideoMask2Form
 def _keymask_data(video: Video, keymasks: Keymasks | Tracks, recipe: Recipe) -> AnnotatedFrames:
     times = choose_frames(keymasks.annotated.any(0), recipe.clips.max_frames)
     frames = read_frames(video.resized(size=input_size(video.source_size, recipe.model)), times)
-    weights = keymasks.mask_scores.clamp(min=_LEAST_WEIGHT) if isinstance(keymasks, Keymasks) else None
-    return annotate(frames, times, keymasks, weights)
+    return annotate(frames, times, keymasks)
 
 
 def _prediction_data(data: AnnotatedFrames, trainer: Trainer, index: int, progress: bool) -> AnnotatedFrames:

@@ -21,7 +21,7 @@ from s2d.data.clip_loader import ClipLoader
 from s2d.data.clip_plan import HALF, draw_plan, seeded
 from s2d.data.clips import ClipSettings
 from s2d.data.datasets import Sample, open_dataset
-from s2d.data.types import Tracks
+from s2d.data.types import Keymasks, Tracks
 from s2d.data.video import Video
 from s2d.errors import InputError
 from s2d.ops import rle_encode
@@ -106,6 +106,17 @@ def test_a_clip_shows_an_annotated_frame():
         assert 31 in batch.times[0]
         starts.add(int(batch.times[0, 0]))
     assert starts == {23, 27, 31}
+
+
+def test_keymasks_are_drawn_by_their_scores():
+    scores = torch.zeros(1, 9)
+    scores[0, 1], scores[0, 7] = 0.9, 0.1
+    nothing = rle_encode(torch.zeros(9, *SIZE, dtype=torch.bool))
+    keymasks = Keymasks("s", SIZE, nothing, scores > 0, torch.ones(1), mask_scores=scores)
+    loader = ClipLoader([in_memory("s", 9, tracks=keymasks)], replace(PLAIN, frames=1), clips_per_video=100)
+    times = [int(batch.times) for batch in loader]
+    assert set(times) == {1, 7}
+    assert 80 <= times.count(1) <= 98
 
 
 def test_colours_and_normalisation_are_within_bounds():
