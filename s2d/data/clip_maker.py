@@ -82,7 +82,7 @@ class Clip:
         return frames, present(targets)
 
     def _targets(self) -> ClipTargets:
-        return ClipTargets(self.masks, self.keep.to(self.masks.device))
+        return ClipTargets(self.masks, self.keep)
 
 
 class ClipMaker:

@@ -226,4 +226,4 @@ def paste(frames: Tensor, targets: ClipTargets, donor: Tensor, pasted: ClipTarge
 def present(targets: ClipTargets) -> ClipTargets:
     """Those that have a pixel in the clip."""
     seen = targets.masks.flatten(1).any(1)
-    return ClipTargets(targets.masks[seen], targets.keep[seen])
+    return ClipTargets(targets.masks[seen], targets.keep[seen.cpu()])
