@@ -32,9 +32,9 @@ from s2d.data.datasets import open_dataset
 from s2d.data.files import write_json
 from s2d.viz.table import text_table
 
-# (H, W), frames, size after the resize
-SIZES = {"480p": ((480, 854), 48, (240, 427)), "1080p": ((1080, 1920), 12, (360, 640))}
-CLIP, CLIPS, ROUNDS = 8, 2, 3
+# (H, W), frames of the file and of a clip, size after the resize
+SIZES = {"480p": ((480, 854), 48, 8, (240, 427)), "1080p": ((1080, 1920), 10, 4, (360, 640))}
+CLIPS, ROUNDS = 2, 3
 PEER = "PyAV, 1 thread"
 
 
@@ -55,14 +55,14 @@ def write_clip(path: Path, size: tuple[int, int], frames: int, codec: str = "lib
     return path
 
 
-def failing(readers: dict[str, Reader], path: Path, frames: int) -> dict[str, str]:
+def failing(readers: dict[str, Reader], path: Path, frames: int, clip: int) -> dict[str, str]:
     """Those that do not give the frames that were asked for, nearer to them than to their neighbours, and why not."""
     wrong = {}
-    for start in (0, (frames - CLIP) // 2, frames - CLIP):
-        expected = readers[PEER](path, start, CLIP, None)
+    for start in (0, (frames - clip) // 2, frames - clip):
+        expected = readers[PEER](path, start, clip, None)
         for name, read in readers.items():
             try:
-                found = read(path, start, CLIP, None)
+                found = read(path, start, clip, None)
             except Exception as error:
                 wrong[name] = f"fails at frame {start}: {str(error).strip().splitlines()[0].rpartition('] ')[2]}"
                 continue
@@ -88,17 +88,17 @@ def time_in_turn(
 
 def measure_readers(label: str, folder: Path) -> dict:
     """Rates of every reader by access and resize, and the ratio to `PEER` of the same round."""
-    size, frames, small = SIZES[label]
+    size, frames, clip, small = SIZES[label]
     path = write_clip(folder / f"{label}.webm", size, frames)
     readers, missing = all_readers()
-    missing |= failing(readers, path, frames)
+    missing |= failing(readers, path, frames, clip)
     readers = {name: read for name, read in readers.items() if name not in missing}
-    starts = np.random.default_rng(1).integers(0, frames - CLIP, CLIPS).tolist()
+    starts = np.random.default_rng(1).integers(0, frames - clip, CLIPS).tolist()
     rows = []
     for target in (None, small):
         cases: dict[str, Callable[[Reader], int]] = {
             "sequential": lambda read, target=target: len(read(path, 0, frames, target)),
-            "random clips": lambda read, target=target: sum(len(read(path, start, CLIP, target)) for start in starts),
+            "random clips": lambda read, target=target: sum(len(read(path, start, clip, target)) for start in starts),
         }
         for access, call in cases.items():
             seconds, count = time_in_turn(readers, call, f"{label}, {access}, to {target or size}")
