@@ -1,6 +1,7 @@
 // IoU of all detections of a group with all its ground truth, for all groups at once.
 
 #include "../rle/patch.h"
+#include "../rle/spans.h"
 #include "boxes.h"
 #include "groups.h"
 #include "host.h"
@@ -13,6 +14,13 @@ namespace {
 using Offsets = Array<int64_t>;
 using Flags = Array<uint8_t>;
 
+struct Mask {
+  const int32_t* counts = nullptr;
+  int64_t runs = 0, height = 0, width = 0;
+
+  rle::Box box() const { return rle::box_of(counts, runs, height); }
+};
+
 // Masks of one side; a tube is the masks at some positions of `index`, one a frame, -1 where it has none.
 struct Tubes {
   explicit Tubes(const py::tuple& parts)
@@ -21,11 +29,11 @@ struct Tubes {
         sizes(parts[2].cast<Array<int32_t>>()),
         index(parts[3].cast<Offsets>()) {}
 
-  rle::Patch patch(int64_t position) const {
+  Mask mask(int64_t position) const {
     const int64_t n = index.data()[position];
     if (n < 0) return {};
     const int64_t begin = offsets.data()[n], end = offsets.data()[n + 1];
-    return rle::patch_of(counts.data() + begin, end - begin, sizes.data()[2 * n], sizes.data()[2 * n + 1]);
+    return {counts.data() + begin, end - begin, sizes.data()[2 * n], sizes.data()[2 * n + 1]};
   }
 
   Array<int32_t> counts;
@@ -36,30 +44,39 @@ struct Tubes {
 
 // The masks of a group's tubes in one frame. Keeps its memory from one frame to the next.
 struct Frame {
-  void read(const Tubes& tubes, int64_t first, int64_t frames, int64_t number, bool as_bits) {
+  // Their spans by column; false where a mask has too many.
+  bool read_spans(const Tubes& tubes, int64_t first, int64_t frames, int64_t number) {
+    if (static_cast<int64_t>(spans.size()) < number) spans.resize(number);
+    for (int64_t n = 0; n < number; ++n) {
+      const Mask mask = tubes.mask(first + n * frames);
+      if (!reader.read(mask.counts, mask.runs, mask.height, spans[n])) return false;
+    }
+    return true;
+  }
+
+  void read_patches(const Tubes& tubes, int64_t first, int64_t frames, int64_t number) {
     patches.clear();
     int64_t total = 0;
     for (int64_t n = 0; n < number; ++n) {
-      patches.push_back(tubes.patch(first + n * frames));
-      if (as_bits && patches.back().wants_words()) total += patches.back().size();
+      const Mask mask = tubes.mask(first + n * frames);
+      patches.push_back(rle::patch_of(mask.counts, mask.runs, mask.height, mask.width));
+      if (patches.back().wants_words()) total += patches.back().size();
     }
-    if (!total) return;
     words.assign(total, 0);
     uint64_t* own = words.data();
     for (rle::Patch& patch : patches) {
-      if (!patch.wants_words() || !patch.size()) continue;
+      if (!patch.wants_words()) continue;
       rle::draw(patch.counts, patch.runs, patch.height, patch.first_band(), patch.first_column(), patch.columns(), own);
       patch.words = own;
       own += patch.size();
     }
   }
+
+  rle::SpansReader reader;
+  std::vector<rle::Spans> spans;
   std::vector<rle::Patch> patches;
   std::vector<uint64_t> words;
 };
-
-bool meet(const rle::Patch& a, const rle::Patch& b) {
-  return rle::box_of(a.counts, a.runs, a.height).meets(rle::box_of(b.counts, b.runs, b.height));
-}
 
 struct Worker {
   // out[d, g] of one group whose first masks lie at the given positions.
@@ -69,14 +86,20 @@ struct Worker {
     area_dt.assign(number, 0);
     area_gt.assign(truths, 0);
     for (int64_t t = 0; t < frames; ++t) {
-      // Drawing pays where a mask meets others more than once.
-      const bool as_bits = number * truths > number + truths;
-      of_dt.read(dt, first_dt + t, frames, number, as_bits);
-      of_gt.read(gt, first_gt + t, frames, truths, as_bits);
-      for (int64_t d = 0; d < number; ++d) area_dt[d] += of_dt.patches[d].area;
-      for (int64_t g = 0; g < truths; ++g) {
-        area_gt[g] += of_gt.patches[g].area;
-        rle::add_shared(of_gt.patches[g], of_dt.patches.data(), number, shared.data() + g * number);
+      if (of_dt.read_spans(dt, first_dt + t, frames, number) && of_gt.read_spans(gt, first_gt + t, frames, truths)) {
+        add(of_dt.spans, of_gt.spans);
+        for (int64_t g = 0; g < truths; ++g) {
+          for (int64_t d = 0; d < number; ++d) {
+            shared[g * number + d] += rle::shared_spans(of_dt.spans[d], of_gt.spans[g]);
+          }
+        }
+      } else {
+        of_dt.read_patches(dt, first_dt + t, frames, number);
+        of_gt.read_patches(gt, first_gt + t, frames, truths);
+        add(of_dt.patches, of_gt.patches);
+        for (int64_t g = 0; g < truths; ++g) {
+          rle::add_shared(of_gt.patches[g], of_dt.patches.data(), number, shared.data() + g * number);
+        }
       }
     }
     for (int64_t d = 0; d < number; ++d) {
@@ -85,11 +108,18 @@ struct Worker {
         const int64_t either = crowd[g] ? area_dt[d] : area_dt[d] + area_gt[g] - both;
         *out = both ? static_cast<double>(both) / static_cast<double>(either) : 0.0;
         if (frames != 1) continue;
-        const rle::Patch &a = of_dt.patches[d], &b = of_gt.patches[g];
-        if (a.runs && b.runs && (a.height != b.height || a.width != b.width)) *out = meet(a, b) ? -1.0 : 0.0;
+        const Mask a = dt.mask(first_dt + d), b = gt.mask(first_gt + g);
+        if (a.runs && b.runs && (a.height != b.height || a.width != b.width)) *out = a.box().meets(b.box()) ? -1.0 : 0;
       }
     }
   }
+
+  template <typename Masks>
+  void add(const Masks& detected, const Masks& true_masks) {
+    for (size_t d = 0; d < area_dt.size(); ++d) area_dt[d] += detected[d].area;
+    for (size_t g = 0; g < area_gt.size(); ++g) area_gt[g] += true_masks[g].area;
+  }
+
   Frame of_dt, of_gt;
   std::vector<int64_t> shared, area_dt, area_gt;
 };
