@@ -70,18 +70,22 @@ py::tuple annotations(const py::list& list, const py::str& unit, const py::dict&
   const bool with_area = !area.is_none();
   py::array_t<double> area_out(with_area ? length : 0), number_out(length),
       boxes({with_boxes ? length : 0, py::ssize_t{4}});
-  const double missing = otherwise.is_none() ? 0 : otherwise.cast<double>();
+  int64_t *units_to = unit_out.mutable_data(), *categories_to = category_out.mutable_data();
+  double *areas_to = area_out.mutable_data(), *numbers_to = number_out.mutable_data();
+  double* boxes_to = boxes.mutable_data();
+  const bool needed = otherwise.is_none();
+  const double missing = needed ? 0 : otherwise.cast<double>();
   for (Py_ssize_t n = 0; n < length; ++n) {
     // Its length anew each time: a key that is looked up may run Python.
     if (n >= PyList_GET_SIZE(list.ptr())) throw py::index_error("s2d::metrics: the list became shorter");
     py::object holder;
     const auto annotation = py::reinterpret_borrow<py::object>(PyList_GET_ITEM(list.ptr(), n));
-    unit_out.mutable_data()[n] = place_of(annotation, unit, units, n);
-    category_out.mutable_data()[n] = place_of(annotation, category, categories, n);
-    if (with_area) area_out.mutable_data()[n] = number_of(required(annotation, area, n, holder), area, n);
-    PyObject* value = otherwise.is_none() ? required(annotation, number, n, holder) : entry(annotation, number, holder);
-    number_out.mutable_data()[n] = value ? number_of(value, number, n) : missing;
-    if (with_boxes) read_box(annotation, box, n, boxes.mutable_data() + 4 * n);
+    units_to[n] = place_of(annotation, unit, units, n);
+    categories_to[n] = place_of(annotation, category, categories, n);
+    if (with_area) areas_to[n] = number_of(required(annotation, area, n, holder), area, n);
+    PyObject* value = needed ? required(annotation, number, n, holder) : entry(annotation, number, holder);
+    numbers_to[n] = value ? number_of(value, number, n) : missing;
+    if (with_boxes) read_box(annotation, box, n, boxes_to + 4 * n);
   }
   return py::make_tuple(category_out, unit_out, area_out, number_out, boxes);
 }

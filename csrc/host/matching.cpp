@@ -1,5 +1,8 @@
 // COCO's matching of detections to ground truth, and the curves of precision over recall that follow from it.
 
+#include <cmath>
+
+#include "../common/simd.h"
 #include "groups.h"
 #include "host.h"
 #include "threads.h"
@@ -59,17 +62,18 @@ py::tuple match(const Array<double>& iou, const Offsets& dt_offsets, const Offse
   const double *values = iou.data(), *area_d = dt_areas.data(), *area_g = gt_areas.data();
   const double *range = ranges.data(), *threshold = thresholds.data();
   const uint8_t* is_crowd = crowd.data();
-  const double lowest = number_t ? std::min(*std::min_element(threshold, threshold + number_t), 1 - 1e-10) : 0;
   {
     const py::gil_scoped_release unlocked;
     on_threads(threads, groups.number, [&](int64_t begin, int64_t end) {
-      std::vector<int64_t> order;
+      std::vector<int64_t> order, fitting(number_t);
       std::vector<uint8_t> outside;
       for (int64_t k = begin; k < end; ++k) {
         const int64_t d = groups.dt[k], g = groups.gt[k], number = groups.detections(k), truths = groups.truths(k);
         const double* own = values + groups.iou[k];
-        // Most groups have no match at any threshold.
-        const bool none = std::all_of(own, own + number * truths, [&](double overlap) { return overlap < lowest; });
+        for (int64_t t = 0; t < number_t; ++t) {
+          const double least = std::min(threshold[t], 1 - 1e-10);
+          fitting[t] = std::count_if(own, own + number * truths, [&](double overlap) { return !(overlap < least); });
+        }
         for (int64_t a = 0; a < number_a; ++a) {
           const auto is_outside = [&](double area) { return area < range[2 * a] || area > range[2 * a + 1]; };
           uint8_t* ignored = out.gt_ignored + a * number_g + g;
@@ -83,18 +87,21 @@ py::tuple match(const Array<double>& iou, const Offsets& dt_offsets, const Offse
           }
           for (int64_t i = 0; i < number; ++i) outside.push_back(is_outside(area_d[d + i]));
           const int64_t step = number_a * number_t;
-          if (none) {
-            for (int64_t i = 0; i < number; ++i) {
-              std::fill_n(out.dt + (d + i) * step + a * number_t, number_t, -1);
-              std::fill_n(out.dt_ignored + (d + i) * step + a * number_t, number_t, outside[i]);
-            }
-            for (int64_t i = 0; i < truths; ++i) std::fill_n(out.gt + (g + i) * step + a * number_t, number_t, -1);
-            continue;
-          }
           for (int64_t t = 0; t < number_t; ++t) {
             const int64_t lane = a * number_t + t;
+            int32_t *dt_lane = out.dt + d * step + lane, *gt_lane = out.gt + g * step + lane;
+            uint8_t* ignored_lane = out.dt_ignored + d * step + lane;
+            // Where no overlap lies between two thresholds both have one result.
+            if (t && fitting[t] == fitting[t - 1] && threshold[t] >= threshold[t - 1]) {
+              for (int64_t i = 0; i < number; ++i) {
+                dt_lane[i * step] = dt_lane[i * step - 1];
+                ignored_lane[i * step] = ignored_lane[i * step - 1];
+              }
+              for (int64_t i = 0; i < truths; ++i) gt_lane[i * step] = gt_lane[i * step - 1];
+              continue;
+            }
             match_group(own, number, truths, threshold[t], order.data(), ignored, is_crowd + g, outside.data(), step,
-                        out.dt + d * step + lane, out.dt_ignored + d * step + lane, out.gt + g * step + lane);
+                        dt_lane, ignored_lane, gt_lane);
           }
         }
       }
@@ -106,40 +113,61 @@ py::tuple match(const Array<double>& iou, const Offsets& dt_offsets, const Offse
 // A detection in one area range at one threshold.
 enum : uint8_t { kWrong, kRight, kIgnored };
 
+// The least number of hits out of `wanted` with which each recall is reached; one more than all where none is.
+std::vector<int64_t> hits_for(const double* recalls, int64_t size, int64_t wanted) {
+  const auto total = static_cast<double>(wanted);
+  const auto reaches = [&](int64_t hits, double recall) { return !(static_cast<double>(hits) / total < recall); };
+  std::vector<int64_t> hits(size);
+  for (int64_t r = 0; r < size; ++r) {
+    auto least = static_cast<int64_t>(std::clamp(std::ceil(recalls[r] * total), 0.0, total + 1));
+    // The product may be rounded to either side.
+    while (least > 0 && reaches(least - 1, recalls[r])) --least;
+    while (least <= wanted && !reaches(least, recalls[r])) ++least;
+    hits[r] = least;
+  }
+  return hits;
+}
+
+S2D_LOOP void precisions_loop(const double* right, const double* all, int64_t number, double* out) {
+  // The last term is numpy's spacing(1), which the definition adds.
+  for (int64_t i = 0; i < number; ++i) out[i] = right[i] / ((all[i] - right[i]) + right[i] + 0x1p-52);
+}
+S2D_MULTIVERSION(void, precisions, (const double* right, const double* all, int64_t number, double* out),
+                 (right, all, number, out))
+
 // Precision over recall at the true positives of a ranking, where precision is greatest at its recall.
 struct Curve {
-  explicit Curve(int64_t longest) : right(longest + 1), all(longest + 1), place(longest + 1), precision(longest + 1) {}
+  explicit Curve(int64_t longest) : right(longest + 1), all(longest + 1), precision(longest + 1), place(longest + 1) {}
 
   // `states` and `weights` in the order of the ranking.
   void read(const uint8_t* states, const int64_t* weights, int64_t ranked) {
-    number = found = 0;
-    int64_t counted = 0;
+    int64_t hits = 0, counted = 0, n = 0;
     for (int64_t i = 0; i < ranked; ++i) {
       // Right and wrong ones come in no order a processor could guess: every one is written, and right ones stay.
-      const int64_t weight = weights[i], is_right = states[i] == kRight;
-      found += is_right ? weight : 0;
-      counted += states[i] != kIgnored ? weight : 0;
-      right[number] = found;
-      all[number] = counted;
-      place[number] = i;
-      number += is_right;
+      const int64_t is_right = states[i] == kRight, counts = states[i] != kIgnored;
+      hits += weights[i] & -is_right;
+      counted += weights[i] & -counts;
+      right[n] = static_cast<double>(hits);
+      all[n] = static_cast<double>(counted);
+      place[n] = i;
+      n += is_right;
     }
+    number = n;
+    found = hits;
   }
 
   // The greatest precision at every recall or a higher one, and the score of the place where the recall is reached.
-  void sample(int64_t wanted, const double* points, int64_t size, const double* scores, bool any, double* out,
+  void sample(const std::vector<int64_t>& hits, const double* points, const double* scores, bool any, double* out,
               double* out_scores) {
-    for (int64_t i = 0; i < number; ++i) {
-      const auto hits = static_cast<double>(right[i]);
-      // The last term is numpy's spacing(1), which the definition adds.
-      precision[i] = hits / (static_cast<double>(all[i] - right[i]) + hits + 0x1p-52);
-    }
+    precisions(right.data(), all.data(), number, precision.data());
     for (int64_t i = number - 1; i > 0; --i) precision[i - 1] = std::max(precision[i - 1], precision[i]);
-    const auto total = static_cast<double>(wanted);
-    int64_t i = 0;
-    for (int64_t r = 0; r < size; ++r) {
-      if (r && points[r] < points[r - 1]) i = 0;
-      while (i < number && static_cast<double>(right[i]) / total < points[r]) ++i;
+    for (size_t r = 0; r < hits.size(); ++r) {
+      // Where all weigh one, hit i + 1 is at i.
+      int64_t i = std::max<int64_t>(hits[r] - 1, 0);
+      if (found != number) {
+        const auto reached = [&](double count) { return count < static_cast<double>(hits[r]); };
+        i = std::partition_point(right.begin(), right.begin() + number, reached) - right.begin();
+      }
       out[r] = i < number ? precision[i] : 0;
       // A recall of nothing is reached by the first of the ranking, right or wrong.
       out_scores[r] = points[r] <= 0 && any ? scores[0] : i < number ? scores[place[i]] : 0;
@@ -147,8 +175,8 @@ struct Curve {
   }
 
   int64_t number = 0, found = 0;
-  std::vector<int64_t> right, all, place;
-  std::vector<double> precision;
+  std::vector<double> right, all, precision;
+  std::vector<int64_t> place;
 };
 
 // What `accumulate` reads and writes, without Python's objects.
@@ -170,65 +198,81 @@ struct Ranker {
   explicit Ranker(const Rankings& rankings, int64_t longest)
       : all(rankings),
         curve(longest),
+        chosen(longest),
         states(longest * all.areas * all.thresholds),
         weights(longest),
         scores(longest) {}
 
   void category(int64_t k) {
-    const int64_t lanes = all.areas * all.thresholds;
+    hits.resize(all.areas);
     wanted.assign(all.areas, 0);
     for (int64_t a = 0; a < all.areas; ++a) {
       for (int64_t g = all.first_gt[k]; g < all.first_gt[k + 1]; ++g) {
         if (!all.gt_ignored[a * all.truths + g]) wanted[a] += all.gt_weights[g];
       }
+      if (wanted[a]) hits[a] = hits_for(all.recalls, all.points, wanted[a]);
     }
     int64_t before = -1;
     for (int64_t m = 0; m < all.limits; ++m) {
       int64_t ranked = 0;
       for (int64_t i = all.first_dt[k]; i < all.first_dt[k + 1]; ++i) {
         const int64_t d = all.order[i];
-        if (all.ranks[d] >= all.most[m] || !all.weights[d]) continue;
-        weights[ranked] = all.weights[d];
-        scores[ranked] = all.scores[d];
-        const uint8_t* own = all.states + d * lanes;
-        for (int64_t lane = 0; lane < lanes; ++lane) states[lane * weights.size() + ranked] = own[lane];
-        ++ranked;
+        if (all.ranks[d] < all.most[m] && all.weights[d]) chosen[ranked++] = d;
       }
+      // Where a greater limit lets no other in, nothing changes.
+      const bool same = ranked == before;
+      if (!same) gather(ranked);
+      before = ranked;
       for (int64_t a = 0; a < all.areas; ++a) {
         for (int64_t t = 0; t < all.thresholds; ++t) {
           const int64_t row = ((k * all.areas + a) * all.limits + m) * all.thresholds + t;
-          // Where a greater limit lets no other in, nothing changes.
-          if (ranked == before) {
-            const int64_t same = row - all.thresholds;
-            std::copy_n(all.precision + same * all.points, all.points, all.precision + row * all.points);
-            std::copy_n(all.sampled + same * all.points, all.points, all.sampled + row * all.points);
-            all.recall[row] = all.recall[same];
+          if (same) {
+            copy(row - all.thresholds, row);
           } else {
-            write(states.data() + (a * all.thresholds + t) * weights.size(), ranked, wanted[a], row);
+            write(states.data() + (a * all.thresholds + t) * chosen.size(), ranked, a, row);
           }
         }
       }
-      before = ranked;
     }
   }
 
-  void write(const uint8_t* lane, int64_t ranked, int64_t number, int64_t row) {
+  void gather(int64_t ranked) {
+    const int64_t lanes = all.areas * all.thresholds, stride = static_cast<int64_t>(chosen.size());
+    for (int64_t i = 0; i < ranked; ++i) {
+      const int64_t d = chosen[i];
+      weights[i] = all.weights[d];
+      scores[i] = all.scores[d];
+      const uint8_t* own = all.states + d * lanes;
+      uint8_t* to = states.data() + i;
+      for (int64_t lane = 0; lane < lanes; ++lane, to += stride) *to = own[lane];
+    }
+  }
+
+  void copy(int64_t from, int64_t to) {
+    std::copy_n(all.precision + from * all.points, all.points, all.precision + to * all.points);
+    std::copy_n(all.sampled + from * all.points, all.points, all.sampled + to * all.points);
+    all.recall[to] = all.recall[from];
+  }
+
+  void write(const uint8_t* lane, int64_t ranked, int64_t area, int64_t row) {
     double *out = all.precision + row * all.points, *out_scores = all.sampled + row * all.points;
-    if (!number) {
+    if (!wanted[area]) {
       std::fill_n(out, all.points, -1.0);
       std::fill_n(out_scores, all.points, -1.0);
       all.recall[row] = -1;
       return;
     }
     curve.read(lane, weights.data(), ranked);
-    all.recall[row] = static_cast<double>(curve.found) / static_cast<double>(number);
-    curve.sample(number, all.recalls, all.points, scores.data(), ranked > 0, out, out_scores);
+    all.recall[row] = static_cast<double>(curve.found) / static_cast<double>(wanted[area]);
+    curve.sample(hits[area], all.recalls, scores.data(), ranked > 0, out, out_scores);
   }
 
   Rankings all;
   Curve curve;
+  std::vector<int64_t> chosen;
   std::vector<uint8_t> states;
   std::vector<int64_t> weights, wanted;
+  std::vector<std::vector<int64_t>> hits;  // of each area range
   std::vector<double> scores;
 };
 

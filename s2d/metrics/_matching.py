@@ -79,7 +79,7 @@ def arrange(
         if not use_categories:
             order = order[_stable_order(category[order])]
         if scores:
-            order = order[np.argsort(-scores[0][order], kind="stable")]
+            order = order[_descending_order(scores[0][order])]
         chosen.append(order)
         keys.append(category[order] * units + unit[order] if use_categories else unit[order])
     number = len(chosen[0])
@@ -113,6 +113,15 @@ def _stable_order(key: np.ndarray) -> np.ndarray:
     """The order of some integers that are not negative; many times as fast as argsort, which knows no such tie."""
     number = max(len(key), 1)
     return np.sort(key.astype(np.int64) * number + np.arange(len(key))) % number
+
+
+def _descending_order(scores: np.ndarray) -> np.ndarray:
+    """The order of some scores from the greatest on, ties as they are; twice as fast as a stable argsort."""
+    # The bits of positive numbers are in their order, those of negative ones in the opposite one.
+    bits = (-scores + 0.0).view(np.int64)
+    bits = np.where(bits < 0, np.invert(bits), bits | np.int64(-(2**63))).view(np.uint64)
+    low = _stable_order(bits & np.uint64(2**32 - 1))
+    return low[_stable_order((bits >> np.uint64(32))[low])]
 
 
 @dataclass(frozen=True)
@@ -186,7 +195,7 @@ class Ranking:
         self.groups, self.matches = groups, matches
         dt_group, gt_group = groups.dt_group, groups.gt_group
         category = groups.category[dt_group]
-        best = np.argsort(-groups.scores, kind="stable")
+        best = _descending_order(groups.scores)
         bounds = np.arange(groups.categories + 1)
         self._dt_unit, self._gt_unit = groups.unit[dt_group], groups.unit[gt_group]
         self._ranks = np.arange(len(dt_group)) - groups.dt_offsets[dt_group]

@@ -68,7 +68,7 @@ class COCOeval(Evaluator):
     def _overlaps(self, groups: Groups) -> np.ndarray:
         crowd = self._crowd.astype(np.uint8)
         if self.params.iouType == "bbox":
-            dt, gt = self._boxes[0][groups.dt_order], self._boxes[1][groups.gt_order]
+            dt, gt = self._boxes[0].take(groups.dt_order, 0), self._boxes[1].take(groups.gt_order, 0)
             return _host.box_iou(dt, gt, groups.dt_offsets, groups.gt_offsets, crowd)
         # Masks that meet no other need not be read.
         met = np.diff(groups.dt_offsets).astype(bool) & np.diff(groups.gt_offsets).astype(bool)

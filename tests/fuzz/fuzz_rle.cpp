@@ -23,6 +23,7 @@
 #include "rle/patch.h"
 #include "rle/polygons.h"
 #include "rle/rle.h"
+#include "rle/spans.h"
 
 namespace {
 
@@ -204,6 +205,10 @@ class Fuzzer {
     int64_t shared = 0;
     s2d::rle::add_shared(patch, &patch, 1, &shared);
     expect(shared == area, "a mask to share all its pixels with itself");
+    s2d::rle::Spans spans;
+    if (s2d::rle::SpansReader().read(counts, runs, height, spans)) {
+      expect(spans.area == area && s2d::rle::shared_spans(spans, spans) == area, "spans to be those of the mask");
+    }
   }
 
   std::mt19937_64 random_;
