@@ -116,6 +116,7 @@ class COCO(_Dataset):
 
     Attributes:
         dataset: the json. imgs, anns, cats: its parts by id. Masks are read from it once.
+        boxes_only: whether these are results without masks; the boxes then stand for them.
 
     Args:
         annotation_file: a COCO json, or what is in one.
@@ -125,6 +126,7 @@ class COCO(_Dataset):
     """
 
     unit, units = "image_id", "images"
+    boxes_only = False
 
     @cached_property
     def masks(self) -> RLE:
@@ -144,6 +146,7 @@ class COCO(_Dataset):
         return str(self._units[unit].get("file_name", unit))
 
     def _measure(self, annotations: list[dict]) -> None:
+        self.boxes_only = not all("segmentation" in annotation for annotation in annotations)
         # As in pycocotools the first result says whether all are boxes or masks.
         if annotations and annotations[0].get("bbox"):
             for annotation in annotations:

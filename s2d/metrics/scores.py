@@ -88,13 +88,11 @@ def precision_scores(
     wanted = np.bincount(groups.unit[groups.gt_group], minlength=len(names))
     videos = {}
     for unit, name in enumerate(tqdm(names, desc="videos", disable=not progress)):
-        own = numbers(np.arange(len(names)) == unit) if found[unit] or wanted[unit] else {}
-        videos[name] = {
-            "instances": int(wanted[unit]),
-            "predictions": int(found[unit]),
-            "ap": own.get("ap", float("nan")),
-            "ap50": own.get("ap50", float("nan")),
-        }
+        own = {"ap": -1.0, "ap50": -1.0}
+        if wanted[unit]:
+            precision, _, _ = ranking.curves(most=limits[-1:], weights=np.arange(len(names)) == unit)
+            own = {"ap": mean(precision), "ap50": mean(precision[0])}
+        videos[name] = {"instances": int(wanted[unit]), "predictions": int(found[unit]), **_defined(own)}
     samples = _bootstrap(numbers, len(names), draws, seed, progress)
     return Scores("ap", _defined(overall), videos, instances, samples)
 

@@ -159,8 +159,7 @@ def benchmark(
     if metric == "ytvis":
         evaluator: Evaluator = YTVOSeval(truth, found)
     else:
-        has_masks = all("segmentation" in annotation for annotation in found.anns.values())
-        evaluator = COCOeval(truth, found, "segm" if has_masks else "bbox")
+        evaluator = COCOeval(truth, found, "bbox" if found.boxes_only else "segm")
     evaluator.params.useCats = int(classes)
     units = [unit for unit in getattr(evaluator.params, evaluator.units) if unit not in ignored]
     setattr(evaluator.params, evaluator.units, units)

@@ -128,14 +128,14 @@ def test_coco_results_of_masks_and_of_boxes(tmp_path):
         "images": [{"id": 1, "height": 8, "width": 8, "file_name": "one.jpg"}],
         "categories": [{"id": 1, "name": "a"}],
         "annotations": [
-            {"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 4, 4], "area": 16, "iscrowd": 0}
+            {"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 4, 5], "area": 16, "iscrowd": 0}
             | {"segmentation": [[0, 0, 4, 0, 4, 4, 0, 4]]}
         ],
     }
     result = {"image_id": 1, "category_id": 1, "score": 0.5}
     (tmp_path / "truth.json").write_text(json.dumps(truth))
     for name, extra in (
-        ("boxes", {"bbox": [0, 0, 4, 4]}),
+        ("boxes", {"bbox": [0, 0, 4, 5]}),
         ("masks", {"segmentation": {"size": [8, 8], "counts": [0, 64]}}),
     ):
         (tmp_path / f"{name}.json").write_text(json.dumps([result | extra]))
