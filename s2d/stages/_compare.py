@@ -46,6 +46,8 @@ def comparison_text(comparison: dict[str, Any], main: str, most: int = 10) -> st
     """Tables of the numbers and of the videos that changed most either way."""
     rows = []
     for name, change in comparison["overall"].items():
+        if math.isnan(change["change"]):
+            continue
         ends = change.get("interval")
         span = "" if ends is None else f"{ends[0]:+.3f} to {ends[1]:+.3f}"
         rows.append([name, f"{change['before']:.3f}", f"{change['after']:.3f}", f"{change['change']:+.3f}", span])

@@ -200,6 +200,7 @@ def test_two_results_are_compared_with_pictures(files, tmp_path):
     assert "1 videos got better, 0 worse, 1 did not change." in result.stdout
     lines = [line.split() for line in result.stdout.splitlines()]
     assert ["cat", "0.400", "1.000", "+0.600"] in lines
+    assert "nan" not in result.stdout  # there is no large object
     # The dog did not change and needs no frames.
     assert [path.name for path in (files / "pictures").iterdir()] == ["cat.mp4"]
     painted = open_video(files / "pictures/cat.mp4")
