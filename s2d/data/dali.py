@@ -21,7 +21,7 @@ from s2d.data.clips import ClipSettings
 from s2d.data.image_folder import ImageFolder, check_size, ends_early, upright_size
 from s2d.data.video import Video
 from s2d.data.video_cut import cut_frames
-from s2d.data.video_file import Orientation, VideoFile
+from s2d.data.video_file import VideoFile
 from s2d.errors import InputError
 
 # FFmpeg's names. DALI is built without software decoders of other codecs.
@@ -68,18 +68,18 @@ class Request:
         numbers: int32 ``[T]``: which frames of the video; empty for images.
         plan: what is to be done to them; its colour includes what DALI's own matrix leaves to be done.
         masks: uint8 ``[G, T, H, W]`` of 0 and 1.
-        matrix: of the colours of the video.
+        video: what it is cut from; None for images.
     """
 
     encoded: tuple[np.ndarray, ...]
     numbers: np.ndarray
     plan: ClipPlan
     masks: np.ndarray
-    matrix: int = 2
+    video: VideoFile | None
 
     @property
     def images(self) -> bool:
-        return len(self.numbers) == 0
+        return self.video is None
 
 
 def missing() -> str | None:
@@ -103,8 +103,6 @@ def refusal(video: Video, device: torch.device) -> str | None:
         return f"DALI is not known to read {source.pixel_format} exactly"
     if source.matrix not in _MATRICES:
         return f"DALI does not know colour matrix {source.matrix}"
-    if source.orientation != Orientation():
-        return "DALI ignores the rotation that the file asks for"
     if source.index.hidden:
         return "DALI shows frames that the file's edit list hides"
     if source.index.times is None or source.index.cut or source.index.threads == 1:
@@ -121,14 +119,15 @@ def request(video: Video, plan: ClipPlan, masks: np.ndarray) -> Request | None:
     source = video.source
     if isinstance(source, ImageFolder):
         images = tuple(_read(source.paths[t], source.size) for t in plan.times)
-        return Request(images, np.zeros(0, np.int32), plan, masks)
+        return Request(images, np.zeros(0, np.int32), plan, masks, None)
     piece = cut_frames(source.path, source.stream, source.index, int(plan.times[0]), int(plan.times[-1]))
     if piece is None:
         return None
     encoded, origin = piece
     fixed = plan.color.copy()
     fixed[:, :, :3] = plan.color[:, :, :3] @ _from_bt601(source.matrix)
-    return Request((encoded,), (plan.times - origin).astype(np.int32), replace(plan, color=fixed), masks, source.matrix)
+    numbers = (plan.times - origin).astype(np.int32)
+    return Request((encoded,), numbers, replace(plan, color=fixed), masks, source)
 
 
 def _read(path: Path, size: tuple[int, int]) -> np.ndarray:
@@ -213,14 +212,19 @@ class DaliDecoder:
             stacked = torch.from_dlpack(done["images"][0].as_tensor()).unflatten(0, (len(images), -1))
             clips |= zip(images, stacked, strict=True)
         return [
-            Decoded(clips[n], self._masks(request, planes), request.images or _exact(decoded[n], request.matrix))
+            Decoded(clips[n], self._masks(request, planes), request.images or _exact(decoded[n], request.video.matrix))
             for n, (request, planes) in enumerate(zip(requests, done["masks"][0], strict=True))
         ]
 
     def _transformed(self, request: Request, pixels: Tensor) -> Decoded:
-        frames = transform_frames(pixels.permute(0, 3, 1, 2), request.plan, self._form)
+        upright = pixels.permute(0, 3, 1, 2)
+        if not request.images:
+            turn = request.video.orientation
+            upright = upright.transpose(2, 3) if turn.transpose else upright
+            upright = upright.flip([axis for axis, flips in ((2, turn.flip_rows), (3, turn.flip_columns)) if flips])
+        frames = transform_frames(upright, request.plan, self._form)
         masks = transform_masks(torch.from_numpy(request.masks).to(self._device), request.plan, self._form.size)
-        return Decoded(frames, masks, request.images or _exact(pixels, request.matrix))
+        return Decoded(frames, masks, request.images or _exact(pixels, request.video.matrix))
 
     def _masks(self, request: Request, output: object) -> Tensor:
         number, length = request.masks.shape[:2]
@@ -233,52 +237,69 @@ class DaliDecoder:
         # One rotation a plane, in the order of the planes.
         turns = [np.tile(r.plan.rotations(self._form.size), (max(1, len(r.masks)), 1, 1)) for r in requests]
         rotations = [found[: len(p)] for found, p in zip(turns, planes, strict=True)]
-        return self._start("masks", [r.plan for r in requests], rotations, {"planes": planes})
+        return self._start("masks", [r.plan for r in requests], {"planes": planes, "rotations": rotations})
 
     def _start_videos(self, requests: Sequence[Request]) -> object:
         feeds = {"encoded": [r.encoded[0] for r in requests], "numbers": [r.numbers for r in requests]}
-        rotations = [r.plan.rotations(self._form.size) for r in requests]
-        return self._start("videos", [r.plan for r in requests], rotations, feeds)
+        size, turns = self._form.size, [r.video.orientation for r in requests]
+        # What turns a frame upright is part of its rotation: until then its sides may be swapped.
+        feeds["size"] = [np.array(size[::-1] if turn.transpose else size, np.float32) for turn in turns]
+        feeds["rotations"] = [
+            np.ascontiguousarray((turn.matrix(size) @ _square(r.plan.rotations(size)))[:, :2])
+            for r, turn in zip(requests, turns, strict=True)
+        ]
+        boxes = [
+            turn.box(r.plan.corner[0], r.plan.extent[0], r.video.size) for r, turn in zip(requests, turns, strict=True)
+        ]
+        return self._start("videos", [r.plan for r in requests], feeds, boxes)
 
     def _start_images(self, requests: Sequence[Request]) -> object:
         plans = [r.plan for r in requests for _ in r.encoded]
         rotations = [rotation for r in requests for rotation in r.plan.rotations(self._form.size)]
-        return self._start("images", plans, rotations, {"encoded": [image for r in requests for image in r.encoded]})
+        feeds = {"encoded": [image for r in requests for image in r.encoded], "rotations": rotations}
+        return self._start("images", plans, feeds)
 
     def _start(
         self,
         kind: str,
         plans: Sequence[ClipPlan],
-        rotations: list[np.ndarray],
         feeds: dict[str, list[np.ndarray]],
+        boxes: list[tuple[np.ndarray, np.ndarray]] | None = None,
     ) -> object:
         pipeline = self._pipelines.get(kind)
         if pipeline is None:
             pipeline = self._pipelines[kind] = _build(kind, self._settings, self._form, self._device)
-        if not self._raw:
-            if _rotates(self._settings):
-                feeds["rotations"] = rotations
-            feeds |= {
-                "corner": [plan.corner[0].astype(np.int32) for plan in plans],
-                "extent": [plan.extent[0].astype(np.int32) for plan in plans],
-                "mirrored": [np.array(plan.mirrored, np.int32) for plan in plans],
-            }
-            if kind != "masks":
-                feeds["matrix"] = [np.ascontiguousarray(plan.color[0, :, :3]) for plan in plans]
-                feeds["offset"] = [np.ascontiguousarray(plan.color[0, :, 3]) for plan in plans]
-        for name, values in feeds.items():
-            pipeline.feed_input(name, values)
+        corners, extents = zip(*(boxes or [(plan.corner[0], plan.extent[0]) for plan in plans]), strict=True)
+        feeds = feeds | {
+            "corner": [corner.astype(np.int32) for corner in corners],
+            "extent": [extent.astype(np.int32) for extent in extents],
+            "mirrored": [np.array(plan.mirrored, np.int32) for plan in plans],
+            "matrix": [np.ascontiguousarray(plan.color[0, :, :3]) for plan in plans],
+            "offset": [np.ascontiguousarray(plan.color[0, :, 3]) for plan in plans],
+        }
+        for name in _inputs(kind, raw=self._raw):
+            pipeline.feed_input(name, feeds[name])
         pipeline.schedule_run()
         return pipeline
+
+
+def _inputs(kind: str, *, raw: bool) -> tuple[str, ...]:
+    """Names of what a pipeline is fed."""
+    source = {"masks": ("planes",), "videos": ("encoded", "numbers"), "images": ("encoded",)}[kind]
+    if raw:
+        return source
+    placed = ("corner", "extent", "rotations", "mirrored", *(("size",) if kind == "videos" else ()))
+    return (*source, *placed, *(() if kind == "masks" else ("matrix", "offset")))
+
+
+def _square(affine: np.ndarray) -> np.ndarray:
+    """``[T, 2, 3]`` as ``[T, 3, 3]``."""
+    return np.concatenate([affine, np.tile(np.array([[[0, 0, 1]]], affine.dtype), (len(affine), 1, 1))], 1)
 
 
 def _reason(error: Exception) -> str:
     """The line of DALI's message that says what happened; the others say where."""
     return str(error).rpartition("encountered:")[2].strip().partition("\n")[0]
-
-
-def _rotates(settings: ClipSettings) -> bool:
-    return settings.rotation > 0 or settings.rotation_jitter > 0
 
 
 def _build(kind: str, settings: ClipSettings, form: ClipFormat, device: torch.device) -> object:
@@ -291,14 +312,13 @@ def _build(kind: str, settings: ClipSettings, form: ClipFormat, device: torch.de
         box = fn.slice(
             planes, start=fn.external_source(name="corner"), shape=fn.external_source(name="extent"), axis_names="HW"
         )
-        return fn.resize(box, size=form.size, dtype=types.FLOAT, interp_type=types.INTERP_LINEAR, antialias=True)
+        size = fn.external_source(name="size") if kind == "videos" else form.size
+        return fn.resize(box, size=size, dtype=types.FLOAT, interp_type=types.INTERP_LINEAR, antialias=True)
 
     def rotated(planes: object) -> object:
-        if not _rotates(settings):
-            return planes
         rotations = fn.external_source(name="rotations")
         matrix = rotations if kind == "images" else fn.per_frame(rotations)
-        return fn.warp_affine(planes, matrix=matrix, fill_value=0, interp_type=types.INTERP_LINEAR)
+        return fn.warp_affine(planes, matrix=matrix, size=form.size, fill_value=0, interp_type=types.INTERP_LINEAR)
 
     def finished(pixels: object, layout: str) -> object:
         if settings.behaviour == "official":

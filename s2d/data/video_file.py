@@ -65,6 +65,21 @@ class Orientation:
             pixels = pixels[::-1]
         return pixels[:, ::-1] if self.flip_columns else pixels
 
+    def box(self, corner: np.ndarray, extent: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+        """(top, left) and (height, width) of a box of the upright frame of ``size`` in the decoded one."""
+        flips = np.array([self.flip_rows, self.flip_columns])
+        corner = np.where(flips, size - corner - extent, corner)
+        return (corner[::-1], extent[::-1]) if self.transpose else (corner, extent)
+
+    def matrix(self, size: tuple[int, int]) -> np.ndarray:
+        """Float32 ``[3, 3]``: (x, y, 1) of the upright frame of ``size`` to that of the decoded one."""
+        height, width = size
+        rows = [
+            [-1, 0, width] if self.flip_columns else [1, 0, 0],
+            [0, -1, height] if self.flip_rows else [0, 1, 0],
+        ]
+        return np.array([*(rows[::-1] if self.transpose else rows), [0, 0, 1]], np.float32)
+
 
 @dataclass(frozen=True, eq=False)
 class VideoFile:

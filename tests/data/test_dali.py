@@ -43,6 +43,7 @@ EXACT = {
     "444.webm": ("libvpx-vp9", {"options": VP9, "pixel_format": "yuv444p"}),
     "varying.webm": ("libvpx-vp9", {"options": VP9, "times": TIMES, "clock": CLOCK, "rate": 1000}),
     "varying.mp4": ("libvpx-vp9", {"options": VP9, "times": TIMES, "clock": CLOCK, "rate": 1000}),
+    **{f"turned{degrees}.mp4": ("libvpx-vp9", {"options": VP9, "rotation": degrees}) for degrees in (90, 180, 270)},
     "vp8.webm": ("libvpx", {"options": {**VP9, "b": "60k"}}),
     "mjpeg.avi": ("mjpeg", {"pixel_format": "yuvj420p"}),
     "mjpeg.mkv": ("mjpeg", {"pixel_format": "yuvj422p"}),
@@ -51,7 +52,6 @@ EXACT = {
 REFUSED = {
     "h264.mp4": ("libx264", {}, "no decoder of h264 on a CPU"),
     "h265.mp4": ("libx265", {"options": {"x265-params": "log-level=none"}}, "no decoder of hevc on a CPU"),
-    "turned.mp4": ("libvpx-vp9", {"options": VP9, "rotation": 90}, "ignores the rotation"),
     "edited.mp4": (
         "libvpx-vp9",
         {"options": VP9, "times": list(range(-10, 30)), "clock": Fraction(1, 25)},
@@ -180,19 +180,21 @@ def test_b_frames_and_open_groups_are_cut_cleanly_or_not_at_all(encode):
 
 
 def dataset_of(tmp_path: Path, encode: Callable, kind: str) -> list[Sample]:
-    """Videos with moving masks: VP9 files or folders of JPEG."""
+    """Videos with moving masks: VP9 files, upright or lying on their sides, or folders of JPEG."""
     if kind == "jpeg":
         davis_2017(tmp_path / "root", encode)
         return list(open_dataset(tmp_path / "root"))
 
     def vp9(name: str, codec: str = "libvpx-vp9", **options: object) -> Path:
+        if kind == "turned":
+            options |= {"size": options["size"][::-1], "rotation": 90}
         return encode(name, "libvpx-vp9", options={"deadline": "realtime"}, **options)
 
     sav(tmp_path / "root", vp9)
     return list(open_dataset(tmp_path / "root"))
 
 
-@pytest.mark.parametrize("kind", ["vp9", "jpeg"])
+@pytest.mark.parametrize("kind", ["vp9", "turned", "jpeg"])
 @pytest.mark.parametrize(
     ("size", "more"),
     [
