@@ -117,13 +117,4 @@ def _backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple[T
     return summed.to(value.dtype), None, locations, weights
 
 
-def _no_second_backward(ctx: torch.autograd.function.FunctionCtx, *grads: Tensor) -> None:
-    raise NotImplementedError(
-        "s2d::ms_deform_attn: expected one differentiation, got a second: its gradients have no gradients; "
-        'impl="reference" has'
-    )
-
-
-if _native.missing("cpu") is None:
-    torch.library.register_autograd("s2d::ms_deform_attn", _backward, setup_context=_save)
-    torch.library.register_autograd("s2d::ms_deform_attn_backward", _no_second_backward)
+_native.differentiable("ms_deform_attn", _backward, _save)
