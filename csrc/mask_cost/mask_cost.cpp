@@ -18,7 +18,7 @@
 #include <type_traits>
 #include <vector>
 
-#include "../common/check.h"
+#include "../common/dtypes.h"
 #include "../common/parallel.h"
 
 namespace s2d::mask_cost {
@@ -376,15 +376,11 @@ std::tuple<Tensor, Tensor> costs_of(const Sizes& sizes, const Tensor& logits, co
 
 std::tuple<Tensor, Tensor> mask_cost(const Tensor& logits, const Tensor& words, int64_t width, const Tensor& points) {
   const Sizes sizes = sizes_of(logits, words, width, points);
-  const ScalarType type = logits.scalar_type();
-  const bool half = type == ScalarType::Half || type == ScalarType::BFloat16;
-  S2D_CHECK(half || type == ScalarType::Float || type == ScalarType::Double, "mask_cost",
-            "logits float16, bfloat16, float32 or float64", "another dtype");
-  const bool exact = type == ScalarType::Double;
-  S2D_CHECK(points.scalar_type() == (exact ? ScalarType::Double : ScalarType::Float), "mask_cost",
-            "points float32, or float64 with logits float64", "another dtype");
-  if (exact) return costs_of<double>(sizes, logits, words, points);
-  return costs_of<float>(sizes, half ? torch::stable::to(logits, ScalarType::Float) : logits, words, points);
+  check_floating(logits, "mask_cost", "logits");
+  S2D_CHECK(points.scalar_type() == wide(logits), "mask_cost", "points float32, or float64 with logits float64",
+            "another dtype");
+  const auto run = is_double(logits) ? costs_of<double> : costs_of<float>;
+  return run(sizes, widened(logits), words, points);
 }
 
 }  // namespace s2d::mask_cost

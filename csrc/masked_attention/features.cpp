@@ -129,7 +129,7 @@ void mask_from(const Tensor& embed, const Tensor& features, double threshold, ui
 
 Tensor attention_mask_from_features(const Tensor& embed, const Tensor& features) {
   constexpr const char* op = "attention_mask_from_features";
-  check_dtype(embed, op);
+  check_floating(embed, op, "embed");
   S2D_CHECK(embed.dim() == 3 && features.dim() == 5 && embed.size(0) == features.size(0) &&
                 embed.size(2) == features.size(2) && embed.scalar_type() == features.scalar_type(),
             op, "embed [B, Q, C] and features [B, T, C, h, w] of one dtype",
@@ -137,9 +137,9 @@ Tensor attention_mask_from_features(const Tensor& embed, const Tensor& features)
   Tensor words = torch::stable::new_empty(
       embed, {embed.size(0), embed.size(1), words_for(product_of(features, 1, 2) * product_of(features, 3, 5))},
       ScalarType::Long);
-  const auto run = wide(embed) == ScalarType::Double ? mask_from<double> : mask_from<float>;
-  run(in_type(embed), in_type(features), threshold_of(embed.scalar_type()),
-      static_cast<uint64_t*>(words.mutable_data_ptr()));
+  const auto run = is_double(embed) ? mask_from<double> : mask_from<float>;
+  run(torch::stable::contiguous(widened(embed)), torch::stable::contiguous(widened(features)),
+      threshold_of(embed.scalar_type()), static_cast<uint64_t*>(words.mutable_data_ptr()));
   return words;
 }
 

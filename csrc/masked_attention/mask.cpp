@@ -91,15 +91,15 @@ void mask_of(const Tensor& logits, int64_t height, int64_t width, double thresho
 
 Tensor attention_mask(const Tensor& logits, int64_t height, int64_t width) {
   constexpr const char* op = "attention_mask";
-  check_dtype(logits, op);
+  check_floating(logits, op, "mask_logits");
   S2D_CHECK(logits.dim() == 5 && logits.size(3) > 0 && logits.size(4) > 0, op,
             "mask_logits [B, Q, T, h, w] with h, w > 0", shape_of(logits));
   S2D_CHECK(height > 0 && width > 0, op, "a size of at least one pixel", std::min(height, width));
   S2D_CHECK(std::max(logits.size(3), logits.size(4)) < (int64_t{1} << 31), op, "h, w under 2^31", shape_of(logits));
   Tensor words = torch::stable::new_empty(
       logits, {logits.size(0), logits.size(1), words_for(logits.size(2) * height * width)}, ScalarType::Long);
-  const auto run = wide(logits) == ScalarType::Double ? mask_of<double> : mask_of<float>;
-  run(in_type(logits), height, width, threshold_of(logits.scalar_type()),
+  const auto run = is_double(logits) ? mask_of<double> : mask_of<float>;
+  run(torch::stable::contiguous(widened(logits)), height, width, threshold_of(logits.scalar_type()),
       static_cast<uint64_t*>(words.mutable_data_ptr()));
   return words;
 }

@@ -295,7 +295,7 @@ T* out_of(Tensor& tensor) {
 
 Sizes sizes_of(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& words,
                const std::optional<Tensor>& frame_keep) {
-  check_dtype(q, kOp);
+  check_floating(q, kOp, "q");
   S2D_CHECK(q.dim() == 4 && k.dim() == 4 && q.size(0) == k.size(0) && q.size(1) == k.size(1) && q.size(3) == k.size(3),
             kOp, "q [B, heads, Q, D] and k [B, heads, K, D]", shape_of(q) + " and " + shape_of(k));
   S2D_CHECK(v.dim() == 4 && v.size(0) == k.size(0) && v.size(1) == k.size(1) && v.size(2) == k.size(2) &&
@@ -331,7 +331,7 @@ struct Mask {
 
 // In the type of the computation, with D contiguous.
 Tensor in_rows(const Tensor& x) {
-  const Tensor held = torch::stable::to(x, wide(x));
+  const Tensor held = widened(x);
   return held.stride(3) == 1 || held.size(3) == 1 ? held : torch::stable::contiguous(held);
 }
 
@@ -458,9 +458,9 @@ std::tuple<Tensor, Tensor> forward(const Tensor& q, const Tensor& k, const Tenso
                                    const std::optional<Tensor>& frame_keep) {
   const Sizes sizes = sizes_of(q, k, v, words, frame_keep);
   const Mask mask(sizes, words, frame_keep);
-  const auto run = wide(q) == ScalarType::Double ? forward_of<double> : forward_of<float>;
+  const auto run = is_double(q) ? forward_of<double> : forward_of<float>;
   const auto [out, logsumexp] = run(sizes, in_rows(q), in_rows(k), in_rows(v), mask);
-  return {torch::stable::to(out, q.scalar_type()), logsumexp};
+  return {rounded(out, q), logsumexp};
 }
 
 std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& grad, const Tensor& q, const Tensor& k, const Tensor& v,
@@ -476,11 +476,10 @@ std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& grad, const Tensor& q,
                 logsumexp.size(1) == sizes.heads && logsumexp.size(2) == sizes.queries,
             kOp, "logsumexp [B, heads, Q]", shape_of(logsumexp));
   const Mask mask(sizes, words, frame_keep);
-  const auto run = wide(q) == ScalarType::Double ? backward_of<double> : backward_of<float>;
+  const auto run = is_double(q) ? backward_of<double> : backward_of<float>;
   const auto [grad_q, grad_k, grad_v] = run(sizes, in_rows(grad), in_rows(q), in_rows(k), in_rows(v), mask,
                                             in_rows(out), torch::stable::contiguous(logsumexp));
-  const ScalarType type = q.scalar_type();
-  return {torch::stable::to(grad_q, type), torch::stable::to(grad_k, type), torch::stable::to(grad_v, type)};
+  return {rounded(grad_q, q), rounded(grad_k, k), rounded(grad_v, v)};
 }
 
 }  // namespace s2d::masked_attention

@@ -1,13 +1,11 @@
 // masked_attention: which logits attend, and which keys a query attends to.
 #pragma once
 
-#include <torch/csrc/stable/ops.h>
-
 #include <cstdint>
 #include <vector>
 
 #include "../common/bits.h"
-#include "../common/check.h"
+#include "../common/dtypes.h"
 
 namespace s2d::masked_attention {
 
@@ -31,20 +29,6 @@ inline double threshold_of(ScalarType type) {
 template <typename T>
 S2D_HOST_DEVICE bool attends(T logit, T threshold) {
   return !(logit < threshold);
-}
-
-// The type that half precision is computed in.
-inline ScalarType wide(const Tensor& x) {
-  return x.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-}
-
-inline Tensor in_type(const Tensor& x) { return torch::stable::contiguous(torch::stable::to(x, wide(x))); }
-
-inline void check_dtype(const Tensor& x, const char* op) {
-  const ScalarType type = x.scalar_type();
-  S2D_CHECK(type == ScalarType::Half || type == ScalarType::BFloat16 || type == ScalarType::Float ||
-                type == ScalarType::Double,
-            op, "float16, bfloat16, float32 or float64", "another dtype");
 }
 
 struct Sizes {

@@ -5,7 +5,7 @@
 #include <limits>
 #include <string>
 
-#include "../common/check.h"
+#include "../common/dtypes.h"
 
 namespace s2d::ms_deform_attn {
 
@@ -17,10 +17,6 @@ struct Sizes {
   int64_t row() const { return heads * channels; }
   int64_t per_head() const { return levels * points; }
 };
-
-inline bool is_half(const Tensor& tensor) {
-  return tensor.scalar_type() == ScalarType::Half || tensor.scalar_type() == ScalarType::BFloat16;
-}
 
 inline void check_device(const Tensor& value, const Tensor& other, const char* name) {
   S2D_CHECK(value.is_cuda() == other.is_cuda() && value.get_device_index() == other.get_device_index(), kOp,
@@ -40,9 +36,8 @@ inline Sizes sizes_of(const Tensor& value, const Tensor& shapes, const Tensor& l
   bool alike = weights.dim() == 5;
   for (int64_t dim = 0; alike && dim < 5; ++dim) alike = weights.size(dim) == locations.size(dim);
   S2D_CHECK(alike, kOp, "attention_weights [N, Lq, M, L, P]", shape_of(weights));
+  check_floating(value, kOp, "value");
   const ScalarType type = value.scalar_type(), other = locations.scalar_type();
-  S2D_CHECK(is_half(value) || type == ScalarType::Float || type == ScalarType::Double, kOp,
-            "value float16, bfloat16, float32 or float64", "another dtype");
   S2D_CHECK(weights.scalar_type() == other && (other == type || (is_half(value) && other == ScalarType::Float)), kOp,
             "sampling_locations and attention_weights of the dtype of value, or float32 beside half precision",
             "others");

@@ -300,20 +300,13 @@ std::tuple<Tensor, Tensor, Tensor> backward_of(const Sizes& sizes, const Levels&
   return {grad_value, grad_locations, grad_weights};
 }
 
-// Half precision is widened here and rounded once, at the end.
-Tensor widened(const Tensor& tensor) { return is_half(tensor) ? torch::stable::to(tensor, ScalarType::Float) : tensor; }
-
-Tensor rounded(const Tensor& result, const Tensor& like) {
-  return is_half(like) ? torch::stable::to(result, like.scalar_type()) : result;
-}
-
 }  // namespace
 
 Tensor forward(const Tensor& value, const Tensor& shapes, const Tensor& locations, const Tensor& weights) {
   const Sizes sizes = sizes_of(value, shapes, locations, weights);
   const Levels levels = levels_of(shapes, sizes);
-  if (value.scalar_type() == ScalarType::Double) return forward_of<double>(sizes, levels, value, locations, weights);
-  return rounded(forward_of<float>(sizes, levels, widened(value), widened(locations), widened(weights)), value);
+  const auto run = is_double(value) ? forward_of<double> : forward_of<float>;
+  return rounded(run(sizes, levels, widened(value), widened(locations), widened(weights)), value);
 }
 
 std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& value, const Tensor& shapes, const Tensor& locations,
@@ -321,11 +314,9 @@ std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& value, const Tensor& s
   const Sizes sizes = sizes_of(value, shapes, locations, weights);
   check_grad(value, grad, sizes);
   const Levels levels = levels_of(shapes, sizes);
-  if (value.scalar_type() == ScalarType::Double) {
-    return backward_of<double>(sizes, levels, value, locations, weights, grad);
-  }
+  const auto run = is_double(value) ? backward_of<double> : backward_of<float>;
   const auto [grad_value, grad_locations, grad_weights] =
-      backward_of<float>(sizes, levels, widened(value), widened(locations), widened(weights), widened(grad));
+      run(sizes, levels, widened(value), widened(locations), widened(weights), widened(grad));
   return {grad_value, rounded(grad_locations, locations), rounded(grad_weights, weights)};
 }
 

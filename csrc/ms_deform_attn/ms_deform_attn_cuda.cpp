@@ -97,8 +97,8 @@ std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& value, const Tensor& s
   const Sizes& sizes = held.sizes;
   check_grad(value, grad, sizes);
   const Tensor given = as_vectors(grad, kVectorBytes);
-  Tensor grad_value = torch::stable::new_zeros(value, {sizes.batches, sizes.places, sizes.heads, sizes.channels},
-                                               is_half(value) ? ScalarType::Float : value.scalar_type());
+  Tensor grad_value =
+      torch::stable::new_zeros(value, {sizes.batches, sizes.places, sizes.heads, sizes.channels}, wide(value));
   Tensor grad_locations = torch::stable::empty_like(held.locations);
   Tensor grad_weights = torch::stable::empty_like(held.weights);
   launch_backward(held.inputs(), given.const_data_ptr(), grad_value.mutable_data_ptr(),

@@ -19,7 +19,7 @@
 #include <optional>
 #include <tuple>
 
-#include "../common/check.h"
+#include "../common/dtypes.h"
 #include "../common/parallel.h"
 
 namespace s2d::temporal_drop_loss {
@@ -311,14 +311,13 @@ Sizes sizes_of(const Tensor& logits, const Tensor& words, int64_t width, const T
           chosen};
 }
 
-// Points that were handed in, [rows, number, 2].
-template <typename T>
-std::optional<Tensor> given_of(const std::optional<Tensor>& points, const Sizes& sizes, int64_t number) {
+// Points that were handed in, [rows, number, 2], of the dtype of the computation.
+std::optional<Tensor> given_of(const std::optional<Tensor>& points, const Sizes& sizes, int64_t number,
+                               ScalarType type) {
   if (!points) return std::nullopt;
   S2D_CHECK(points->dim() == 3 && points->size(0) == sizes.rows && points->size(1) == number && points->size(2) == 2,
             kOp, "points [N T, P, 2]", shape_of(*points));
-  S2D_CHECK(points->scalar_type() == (std::is_same_v<T, double> ? ScalarType::Double : ScalarType::Float), kOp,
-            "points float32, or float64 with logits float64", "another dtype");
+  S2D_CHECK(points->scalar_type() == type, kOp, "points float32, or float64 with logits float64", "another dtype");
   return torch::stable::contiguous(*points);
 }
 
@@ -335,8 +334,8 @@ std::tuple<Tensor, Tensor, Tensor> losses_of(const Sizes& sizes, const Tensor& l
   const Tensor maps = torch::stable::contiguous(logits), bits = torch::stable::contiguous(words),
                flags = torch::stable::contiguous(keep);
   const auto* kept = static_cast<const bool*>(flags.const_data_ptr());
-  const std::optional<Tensor> given_candidates = given_of<T>(candidates, sizes, sizes.candidates);
-  const std::optional<Tensor> given_uniform = given_of<T>(uniform, sizes, sizes.uniform());
+  const std::optional<Tensor> given_candidates = given_of(candidates, sizes, sizes.candidates, maps.scalar_type());
+  const std::optional<Tensor> given_uniform = given_of(uniform, sizes, sizes.uniform(), maps.scalar_type());
 
   Tensor bce = torch::stable::new_empty(maps, {}, maps.scalar_type()), dice = torch::stable::empty_like(bce);
   Tensor gradients =
@@ -398,8 +397,6 @@ Tensor weigh(const Tensor& grad_bce, const Tensor& grad_dice, const Tensor& grad
   return grad;
 }
 
-bool exact(const Tensor& tensor) { return tensor.scalar_type() == ScalarType::Double; }
-
 }  // namespace
 
 std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& logits, const Tensor& words, int64_t width, const Tensor& keep,
@@ -407,19 +404,14 @@ std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& logits, const Tensor& w
                                            const std::optional<Tensor>& uniform, int64_t num_points,
                                            int64_t num_candidates, int64_t chosen, bool gradient) {
   const Sizes sizes = sizes_of(logits, words, width, keep, num_points, num_candidates, chosen);
-  const ScalarType type = logits.scalar_type();
-  const bool half = type == ScalarType::Half || type == ScalarType::BFloat16;
-  S2D_CHECK(half || type == ScalarType::Float || exact(logits), kOp, "logits float16, bfloat16, float32 or float64",
-            "another dtype");
-  if (exact(logits)) return losses_of<double>(sizes, logits, words, keep, seed, candidates, uniform, gradient);
-  return losses_of<float>(sizes, half ? torch::stable::to(logits, ScalarType::Float) : logits, words, keep, seed,
-                          candidates, uniform, gradient);
+  check_floating(logits, kOp, "logits");
+  const auto run = is_double(logits) ? losses_of<double> : losses_of<float>;
+  return run(sizes, widened(logits), words, keep, seed, candidates, uniform, gradient);
 }
 
 Tensor backward(const Tensor& grad_bce, const Tensor& grad_dice, const Tensor& gradients, const Tensor& logits) {
-  const Tensor grad = exact(gradients) ? weigh<double>(grad_bce, grad_dice, gradients, logits)
-                                       : weigh<float>(grad_bce, grad_dice, gradients, logits);
-  return torch::stable::to(grad, logits.scalar_type());
+  const auto run = is_double(gradients) ? weigh<double> : weigh<float>;
+  return rounded(run(grad_bce, grad_dice, gradients, logits), logits);
 }
 
 }  // namespace s2d::temporal_drop_loss
