@@ -62,25 +62,42 @@ def turn_kernel(logits, turned, queries, pixels, sixteens, PIXELS: tl.constexpr,
 
 
 @jit
-def place(points, point, count, height, width):
+def place(x, y, height, width):
     """Row and column of the top left of the four pixels around each point, how far below and right of it the point is.
 
     The pixels of a point that reads nothing are outside: no weight would save it from a pixel that is infinite.
     """
-    x = tl.load(points + 2 * point, mask=point < count, other=0.0) * width - 0.5
-    y = tl.load(points + 2 * point + 1, mask=point < count, other=0.0) * height - 0.5
+    x, y = x * width - 0.5, y * height - 0.5
     # NaN is not inside, and a float from far outside does not fit into an integer.
-    inside = (point < count) & (x > -1) & (y > -1) & (x < width) & (y < height)
+    inside = (x > -1) & (y > -1) & (x < width) & (y < height)
     x, y = tl.where(inside, x, -2.0), tl.where(inside, y, -2.0)
     left, top = tl.floor(x), tl.floor(y)
     return top.to(tl.int32), left.to(tl.int32), y - top, x - left
 
 
 @jit
-def read_bit(words, row, column, height, width, halves):
-    inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
-    half = tl.load(words + row * halves + column // 32, mask=inside, other=0)
-    return (half >> (column % 32)) & 1
+def place_points(points, point, count, height, width):
+    """`place` of points that are stored; one past the last is outside."""
+    x = tl.load(points + 2 * point, mask=point < count, other=-1.0)
+    y = tl.load(points + 2 * point + 1, mask=point < count, other=-1.0)
+    return place(x, y, height, width)
+
+
+@jit
+def read_side(words, row, column, right, height, width, halves):
+    """What a mask has between two pixels of a row; they are mostly in one half of a word, and bits past it are 0."""
+    inside, last = (row >= 0) & (row < height), (column & 31) == 31
+    words += row * halves
+    half = tl.load(words + (column >> 5), mask=inside & (column >= 0), other=0)
+    following = tl.load(words + ((column + 1) >> 5), mask=inside & last & (column + 1 < width), other=0)
+    left = (half >> (column & 31)) & 1
+    return (1 - right) * left + right * ((tl.where(last, following, half) >> ((column + 1) & 31)) & 1)
+
+
+@jit
+def read_label(words, row, column, down, right, height, width, halves):
+    upper = read_side(words, row, column, right, height, width, halves)
+    return (1 - down) * upper + down * read_side(words, row + 1, column, right, height, width, halves)
 
 
 @jit
@@ -91,14 +108,10 @@ def label_kernel(
     slots = tl.num_programs(2) * TARGETS
     point = tl.program_id(0) * POINTS + tl.arange(0, POINTS)[:, None]
     target = tl.program_id(2) * TARGETS + tl.arange(0, TARGETS)[None, :]
-    row, column, down, right = place(points, point, count, height, width)
+    row, column, down, right = place_points(points, point, count, height, width)
     # A slot without a target repeats the last one: its sums are never read.
     mask = words + (tl.minimum(target, targets - 1) * frames + frame) * height * halves
-    upper = (1 - right) * read_bit(mask, row, column, height, width, halves)
-    upper += right * read_bit(mask, row, column + 1, height, width, halves)
-    lower = (1 - right) * read_bit(mask, row + 1, column, height, width, halves)
-    lower += right * read_bit(mask, row + 1, column + 1, height, width, halves)
-    label = (1 - down) * upper + down * lower
+    label = read_label(mask, row, column, down, right, height, width, halves)
     tl.store(labels + (frame * count + point) * slots + target, label, mask=point < count)
     block = frame * tl.num_programs(0) + tl.program_id(0)
     tl.store(areas + block * slots + target, tl.sum(label, 0)[None, :])
@@ -161,7 +174,7 @@ def sum_kernel(
     end = tl.minimum((part + 1) * chunk, count)
     for first in range(part * chunk, end, POINTS):
         point = first + tl.arange(0, POINTS)[:, None, None]
-        row, column, down, right = place(points, point, end, height, width)
+        row, column, down, right = place_points(points, point, end, height, width)
         upper = (1 - right) * read_pixel(turned, row, column, query, height, width, lanes).to(dtype)
         upper += right * read_pixel(turned, row, column + 1, query, height, width, lanes).to(dtype)
         lower = (1 - right) * read_pixel(turned, row + 1, column, query, height, width, lanes).to(dtype)

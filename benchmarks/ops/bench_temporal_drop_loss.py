@@ -23,12 +23,10 @@ def official(logits: Tensor, target: Tensor, num_points: int) -> tuple[Tensor, T
     rows, masks = rows[full], masks[full].to(rows.dtype)
     with torch.no_grad():
         chosen = int(0.75 * num_points)
-        candidates = torch.rand(len(rows), 3 * num_points, 2)
+        candidates = torch.rand(len(rows), 3 * num_points, 2, device=rows.device)
         index = (-sample(rows, candidates).abs()).topk(chosen, dim=1).indices
-        points = torch.cat(
-            [candidates.gather(1, index[..., None].expand(-1, -1, 2)), torch.rand(len(rows), num_points - chosen, 2)],
-            dim=1,
-        )
+        uniform = torch.rand(len(rows), num_points - chosen, 2, device=rows.device)
+        points = torch.cat([candidates.gather(1, index[..., None].expand(-1, -1, 2)), uniform], dim=1)
         labels = sample(masks, points)
     values = sample(rows, points)
     bce = F.binary_cross_entropy_with_logits(values, labels, reduction="none").mean(1).sum()

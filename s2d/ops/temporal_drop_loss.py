@@ -10,7 +10,7 @@ from s2d.ops._dispatch import Room
 from s2d.ops.bitmask import BitMasks, as_bits, unpack_masks
 from s2d.ops.reference import temporal_drop_loss as reference
 
-ROOM = Room("temporal_drop_loss", kernels=("cpu",))
+ROOM = Room("temporal_drop_loss", kernels=("cpu", "triton"))
 
 
 def temporal_drop_loss(
@@ -137,6 +137,34 @@ def _(
 @_native.fake("temporal_drop_loss_backward")
 def _(grad_bce: Tensor, grad_dice: Tensor, gradients: Tensor, logits: Tensor) -> Tensor:
     return logits.new_empty(logits.shape)
+
+
+@_native.triton("temporal_drop_loss")
+def _(
+    logits: Tensor,
+    words: Tensor,
+    width: int,
+    keep: Tensor,
+    seed: Tensor,
+    candidates: Tensor | None,
+    uniform: Tensor | None,
+    *numbers: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    from s2d.kernels.temporal_drop_loss import losses
+
+    candidates, uniform = (None if part is None else part.contiguous() for part in (candidates, uniform))
+    with torch.cuda.device_of(logits):
+        return losses(
+            logits.contiguous(), words.contiguous(), width, keep.contiguous(), seed, candidates, uniform, *numbers
+        )
+
+
+@_native.triton("temporal_drop_loss_backward")
+def _(grad_bce: Tensor, grad_dice: Tensor, gradients: Tensor, logits: Tensor) -> Tensor:
+    from s2d.kernels.temporal_drop_loss import weigh
+
+    with torch.cuda.device_of(logits):
+        return weigh(grad_bce, grad_dice, gradients, logits)
 
 
 def _save(ctx: torch.autograd.function.FunctionCtx, inputs: tuple, output: tuple[Tensor, ...]) -> None:

@@ -17,6 +17,7 @@ from s2d.testing.numeric import assert_within_budget
 
 pytestmark = pytest.mark.usefixtures("nan_memory")
 
+FEW = Case("few", 2, 1, (4, 5), (6, 9), 12, kept_share=1.0)
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 
 
@@ -107,7 +108,7 @@ def test_equals_the_definition_at_points_drawn_here(case, device):
 
 
 def test_equals_the_definition_for_any_share_of_uncertain_points(device):
-    logits, target, keep = (part.to(device) for part in make(CASES[1], dtype=torch.float64))
+    logits, target, keep = (part.to(device) for part in make(FEW, dtype=torch.float64))
     for oversample, importance in ((1.0, 1.0), (1.0, 0.3), (2.6, 0.0), (5.0, 0.99)):
         ours, wanted = (
             losses_and_gradient(
@@ -126,10 +127,11 @@ def test_equals_the_definition_for_any_share_of_uncertain_points(device):
             torch.testing.assert_close(a, b)
 
 
-def test_of_equal_candidates_the_first_are_chosen_and_nan_before_all(device):
-    logits, target, keep = (part.to(device) for part in make(CASES[4], dtype=torch.float64))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
+def test_of_equal_candidates_the_first_are_chosen_and_nan_before_all(dtype, device):
+    logits, target, keep = (part.to(device) for part in make(CASES[4], dtype=dtype))
     logits = logits.relu()  # plains of 0: what is read there is 0 whatever the weights round to
-    points = tuple(torch.rand(4, n, 2, dtype=torch.float64).to(device) for n in (768, 64))
+    points = tuple(torch.rand(4, n, 2, dtype=dtype).to(device) for n in (768, 64))
     ours, wanted = (
         losses_and_gradient(logits, target, keep, 256, points=points, impl=impl) for impl in ("native", "reference")
     )
@@ -138,6 +140,20 @@ def test_of_equal_candidates_the_first_are_chosen_and_nan_before_all(device):
     logits[0, 0, 5, 5] = torch.nan
     for impl in ("native", "reference"):
         assert losses_and_gradient(logits, target, keep, 256, points=points, impl=impl)[0].isnan().all()
+
+
+def test_many_candidates_are_chosen_from_part_by_part(device):
+    """More of them than a program takes; those of one row are all equal."""
+    logits, target, keep = (part.to(device) for part in make(FEW, dtype=torch.float64))
+    logits[0] = 0
+    ours, wanted = (
+        losses_and_gradient(
+            logits, target, keep, 2000, generator=torch.Generator(device=logits.device).manual_seed(9), impl=impl
+        )
+        for impl in ("native", "reference")
+    )
+    for a, b in zip(ours, wanted, strict=True):
+        torch.testing.assert_close(a, b)
 
 
 def test_drawn_points_fill_the_square_evenly():
@@ -159,11 +175,10 @@ def test_drawn_points_are_those_of_philox():
 
 
 def test_points_on_the_border_outside_and_nowhere(device):
-    logits, target, _ = (part.to(device) for part in make(CASES[1]))
-    keep = torch.ones(3, 3, dtype=torch.bool, device=device)
+    logits, target, keep = (part.to(device) for part in make(FEW))
     at = torch.tensor([-9e4, -1.0, -0.06, 0.0, 1e-9, 0.03, 0.5, 0.97, 1.0 - 1e-7, 1.0, 1.06, 2.0, 7e5], device=device)
     points = torch.cat([torch.stack(pair, 1) for pair in ((at, at), (at, at.flip(0)), (at, at * 0 + 0.4))])
-    points = points.expand(9, -1, -1).contiguous()
+    points = points.expand(2, -1, -1).contiguous()
     ours, wanted = (
         losses_and_gradient(logits, target, keep, points.shape[1], points=points, impl=impl)
         for impl in ("native", "reference")
@@ -171,7 +186,7 @@ def test_points_on_the_border_outside_and_nowhere(device):
     for a, b in zip(ours, wanted, strict=True):
         torch.testing.assert_close(a, b)
     # What is not read does not count, even where it is not finite.
-    nowhere = torch.tensor([torch.nan, torch.inf, -torch.inf, -3e38], device=device)[:, None].expand(9, 4, 2)
+    nowhere = torch.tensor([torch.nan, torch.inf, -torch.inf, -3e38], device=device)[:, None].expand(2, 4, 2)
     losses, gradient = losses_and_gradient(torch.full_like(logits, torch.inf), target, keep, 4, points=nowhere)
     assert losses.isfinite().all()
     assert gradient.abs().max() == 0
@@ -187,11 +202,11 @@ def test_bits_bytes_and_strided_targets_give_the_same():
         assert temporal_drop_loss(logits, form, keep, 20, points=points) == wanted
 
 
-def test_dropped_rows_say_nothing_whatever_they_hold():
-    logits, target, keep = make(CASES[1])
+def test_dropped_rows_say_nothing_whatever_they_hold(device):
+    logits, target, keep = (part.to(device) for part in make(CASES[1]))
     keep[0, 1] = False
     keep[0, 0] = True
-    points = torch.rand(keep.numel(), 20, 2)
+    points = torch.rand(keep.numel(), 20, 2).to(device)
     wanted = temporal_drop_loss(logits, target, keep, 20, points=points)
     poisoned = logits.clone()
     poisoned[~keep] = float("nan")
@@ -229,15 +244,17 @@ def test_nothing_kept_is_exactly_zero_with_zero_gradient(index):
 
 
 @pytest.mark.parametrize("impl", ["native", "reference"])
-def test_gradient_is_that_of_the_formula(impl, device):
-    logits, target, keep = (part.to(device) for part in make(CASES[1], dtype=torch.float64))
+def test_gradient_is_that_of_the_formula(impl, device, emulated):
+    logits, target, keep = (part.to(device) for part in make(FEW if emulated else CASES[1], dtype=torch.float64))
     points = torch.rand(keep.numel(), 12, 2, dtype=torch.float64).to(device)
     logits.requires_grad_()
-    assert torch.autograd.gradcheck(lambda x: temporal_drop_loss(x, target, keep, 12, points=points, impl=impl), logits)
+    assert torch.autograd.gradcheck(
+        lambda x: temporal_drop_loss(x, target, keep, 12, points=points, impl=impl), logits, fast_mode=emulated
+    )
 
 
 def test_each_loss_flows_back_alone_and_nothing_where_nothing_is_asked(device):
-    logits, target, keep = (part.to(device) for part in make(CASES[1], dtype=torch.float64))
+    logits, target, keep = (part.to(device) for part in make(FEW, dtype=torch.float64))
     points = torch.rand(keep.numel(), 12, 2, dtype=torch.float64).to(device)
     for part in (0, 1):
         gradients = []
@@ -251,7 +268,7 @@ def test_each_loss_flows_back_alone_and_nothing_where_nothing_is_asked(device):
 
 
 def test_a_second_derivative_is_refused(device):
-    logits, target, keep = (part.to(device) for part in make(CASES[1]))
+    logits, target, keep = (part.to(device) for part in make(FEW))
     logits.requires_grad_()
     bce, _ = temporal_drop_loss(logits, target, keep, 40)
     (slope,) = torch.autograd.grad(bce, logits, create_graph=True)
@@ -262,7 +279,7 @@ def test_a_second_derivative_is_refused(device):
 
 
 def test_operators_are_registered_properly(device):
-    logits, target, keep = (part.to(device) for part in make(Case("few", 2, 2, (4, 5), (6, 9), 12)))
+    logits, target, keep = (part.to(device) for part in make(CASES[0]))
     bits, seed = pack_masks(target), torch.tensor(3, device=device)
     for dtype, gradient in ((torch.float32, True), (torch.bfloat16, False)):
         leaf = logits.detach().to(dtype).requires_grad_(gradient)
@@ -271,7 +288,7 @@ def test_operators_are_registered_properly(device):
 
 
 def test_compiles_without_a_break(device):
-    logits, target, keep = (part.to(device) for part in make(CASES[1]))
+    logits, target, keep = (part.to(device) for part in make(FEW))
     points = torch.rand(keep.numel(), 40, 2).to(device)
 
     def total(x):
@@ -301,7 +318,19 @@ def test_any_strides(device):
         assert torch.equal(a, b)
 
 
-def test_runs_are_equal_and_threads_change_nothing():
+def test_runs_are_equal(device, emulated):
+    case = FEW if emulated else Case("many", 6, 5, (24, 32), (48, 64), 9000)
+    logits, target, keep = (part.to(device) for part in make(case))
+    first, again = (
+        losses_and_gradient(
+            logits, target, keep, case.num_points, generator=torch.Generator(device=logits.device).manual_seed(1)
+        )
+        for _ in range(2)
+    )
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+
+
+def test_threads_change_nothing():
     logits, target, keep = make(Case("many", 6, 5, (24, 32), (48, 64), 9000))
     threads = torch.get_num_threads()
     try:
@@ -389,6 +418,16 @@ def test_what_is_refused(change, error, words):
     }
     with pytest.raises(error, match=words):
         temporal_drop_loss(**{**arguments, **change})
+
+
+def test_points_are_given_or_drawn_on_a_gpu(device, emulated):
+    if device == "cpu" and not emulated:
+        pytest.skip("the CPU kernel takes one of both")
+    logits, target, keep = (part.to(device) for part in make(FEW))
+    candidates, seed = torch.rand(keep.numel(), 36, 2, device=device), torch.tensor(3, device=device)
+    words, numbers = pack_masks(target).words, (12, 36, 9, False)
+    with pytest.raises(RuntimeError, match=r"s2d::temporal_drop_loss: expected .* both given or both drawn"):
+        torch.ops.s2d.temporal_drop_loss(logits, words, 9, keep, seed, candidates, None, *numbers)
 
 
 def test_the_operator_itself_refuses_what_it_cannot_read():
