@@ -32,9 +32,9 @@ from s2d.data.datasets import open_dataset
 from s2d.data.files import write_json
 from s2d.viz.table import text_table
 
-# (H, W), frames of the file and of a clip, size after the resize
-SIZES = {"480p": ((480, 854), 48, 8, (240, 427)), "1080p": ((1080, 1920), 10, 4, (360, 640))}
-CLIPS, ROUNDS = 2, 3
+# (H, W), frames of the file, random clips and their frames, size after the resize
+SIZES = {"480p": ((480, 854), 48, 2, 8, (240, 427)), "1080p": ((1080, 1920), 6, 1, 3, (360, 640))}
+ROUNDS = 3
 PEER = "PyAV, 1 thread"
 
 
@@ -88,12 +88,12 @@ def time_in_turn(
 
 def measure_readers(label: str, folder: Path) -> dict:
     """Rates of every reader by access and resize, and the ratio to `PEER` of the same round."""
-    size, frames, clip, small = SIZES[label]
+    size, frames, clips, clip, small = SIZES[label]
     path = write_clip(folder / f"{label}.webm", size, frames)
     readers, missing = all_readers()
     missing |= failing(readers, path, frames, clip)
     readers = {name: read for name, read in readers.items() if name not in missing}
-    starts = np.random.default_rng(1).integers(0, frames - clip, CLIPS).tolist()
+    starts = np.random.default_rng(1).integers(0, frames - clip, clips).tolist()
     rows = []
     for target in (None, small):
         cases: dict[str, Callable[[Reader], int]] = {
@@ -107,7 +107,7 @@ def measure_readers(label: str, folder: Path) -> dict:
                 ratio = statistics.median(p / s for p, s in zip(seconds[PEER], own, strict=True))
                 row = {"access": access, "resize": "none" if target is None else f"{small[1]}x{small[0]}"}
                 row |= {"reader": name, "frames_per_second": round(count * rate, 1), "ratio": round(ratio, 2)}
-                rows.append(row | ({} if access == "sequential" else {"clips_per_second": round(CLIPS * rate, 2)}))
+                rows.append(row | ({} if access == "sequential" else {"clips_per_second": round(clips * rate, 2)}))
     return {"rows": rows, "not loaded": missing}
 
 
