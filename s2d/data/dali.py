@@ -177,7 +177,7 @@ class DaliDecoder:
         self._settings, self._form, self._device = settings, form, device
         # DALI draws a crop for a whole video: where each frame has its own, it decodes and torch does the rest.
         self._raw = settings.behaviour == "official"
-        self._pipelines: dict[str, object] = {}
+        self._pipelines: dict[tuple[str, bool], object] = {}
 
     def decode(self, requests: Sequence[Request]) -> list[Decoded]:
         """The frames and masks of each request, transformed.
@@ -266,9 +266,12 @@ class DaliDecoder:
         feeds: dict[str, list[np.ndarray]],
         boxes: list[tuple[np.ndarray, np.ndarray]] | None = None,
     ) -> object:
-        pipeline = self._pipelines.get(kind)
+        # The step costs time, so it is left out where nothing is turned.
+        turns = not self._raw and any((rotation != np.eye(2, 3)).any() for rotation in feeds["rotations"])
+        pipeline = self._pipelines.get((kind, turns))
         if pipeline is None:
-            pipeline = self._pipelines[kind] = _build(kind, self._settings, self._form, self._device)
+            pipeline = _build(kind, self._settings, self._form, self._device, turns=turns)
+            self._pipelines[kind, turns] = pipeline
         corners, extents = zip(*(boxes or [(plan.corner[0], plan.extent[0]) for plan in plans]), strict=True)
         feeds = feeds | {
             "corner": [corner.astype(np.int32) for corner in corners],
@@ -277,19 +280,19 @@ class DaliDecoder:
             "matrix": [np.ascontiguousarray(plan.color[0, :, :3]) for plan in plans],
             "offset": [np.ascontiguousarray(plan.color[0, :, 3]) for plan in plans],
         }
-        for name in _inputs(kind, raw=self._raw):
+        for name in _inputs(kind, raw=self._raw, turns=turns):
             pipeline.feed_input(name, feeds[name])
         pipeline.schedule_run()
         return pipeline
 
 
-def _inputs(kind: str, *, raw: bool) -> tuple[str, ...]:
+def _inputs(kind: str, *, raw: bool, turns: bool) -> tuple[str, ...]:
     """Names of what a pipeline is fed."""
     source = {"masks": ("planes",), "videos": ("encoded", "numbers"), "images": ("encoded",)}[kind]
     if raw:
         return source
-    placed = ("corner", "extent", "rotations", "mirrored", *(("size",) if kind == "videos" else ()))
-    return (*source, *placed, *(() if kind == "masks" else ("matrix", "offset")))
+    placed = ("corner", "extent", "mirrored", *(("size",) if kind == "videos" else ()))
+    return (*source, *placed, *(("rotations",) if turns else ()), *(() if kind == "masks" else ("matrix", "offset")))
 
 
 def _square(affine: np.ndarray) -> np.ndarray:
@@ -302,7 +305,7 @@ def _reason(error: Exception) -> str:
     return str(error).rpartition("encountered:")[2].strip().partition("\n")[0]
 
 
-def _build(kind: str, settings: ClipSettings, form: ClipFormat, device: torch.device) -> object:
+def _build(kind: str, settings: ClipSettings, form: ClipFormat, device: torch.device, *, turns: bool) -> object:
     from nvidia.dali import fn, math, pipeline_def, types
 
     gpu = device.type == "cuda"
@@ -316,6 +319,8 @@ def _build(kind: str, settings: ClipSettings, form: ClipFormat, device: torch.de
         return fn.resize(box, size=size, dtype=types.FLOAT, interp_type=types.INTERP_LINEAR, antialias=True)
 
     def rotated(planes: object) -> object:
+        if not turns:
+            return planes
         rotations = fn.external_source(name="rotations")
         matrix = rotations if kind == "images" else fn.per_frame(rotations)
         return fn.warp_affine(planes, matrix=matrix, size=form.size, fill_value=0, interp_type=types.INTERP_LINEAR)
