@@ -190,7 +190,7 @@ def open_video(
         short_side: shrink so that the shorter side has this many pixels; smaller videos stay as they are.
         size: (H, W) of the frames to deliver; not together with ``short_side``.
         decoder: ``"auto"`` and ``"pyav"`` are PyAV; ``"dali"``, which reads clips of a dataset for training
-            (`s2d.data.clip_loader`), is refused: on a CPU it takes more time for whole frames, and it lacks H.264.
+            (`s2d.data.clip_loader`), is refused: on a CPU it lacks H.264 and gains little on whole frames.
         stream: index of the video stream in the file; None takes the best one (FFmpeg's choice).
 
     Raises:
