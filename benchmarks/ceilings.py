@@ -7,7 +7,7 @@ import torch
 from benchmarks.harness import seconds_of
 
 
-def measure(copied: int = 2**28, side: int = 2048) -> dict[str, float]:
+def measure(copied: int = 2**28, side: int = 1024) -> dict[str, float]:
     """Ceilings on the threads in use: the best of some runs.
 
     Args:

@@ -29,7 +29,10 @@ def bench(name: str | None, *, quick: bool, compare: str | None, save: bool) -> 
         f"torch {facts['torch']}, commit {facts['commit']}\n"
     )
     if compare is None:
-        return sum(run(suite, quick, save) for suite in names) == len(names)
+        right = sum(run(suite, quick, save) for suite in names) == len(names)
+        if save:
+            print(f"kept in {results.keep_ceilings()}")
+        return right
     if Path(compare).is_file():
         measure = partial(against_file, results.read(Path(compare)), quick)
     else:
@@ -69,7 +72,6 @@ def run(suite: str, quick: bool, save: bool) -> bool:
         print(f"failed: {text}", file=sys.stderr)
     if save and not failed:
         results.keep_pairs(suite, pairs, missing)
-        print(f"kept in {results.keep_ceilings()}\n")
     return not failed
 
 
