@@ -44,7 +44,7 @@ def report(output: Path) -> None:
     """Draw the page and write the README's table."""
     write_readme(results.fullest())
     with atomic_write(output) as temporary:
-        temporary.write_text(page(map(results.read, results.files())), "utf-8")
+        temporary.write_text(page(filter(results.pairs_of, map(results.read, results.files()))), "utf-8")
     print(f"{output}, and the table of README.md")
 
 

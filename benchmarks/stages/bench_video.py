@@ -112,20 +112,20 @@ def measure_readers(label: str, folder: Path) -> dict:
 
 def measure(quick: bool) -> Iterator[Comparison | Missing]:
     """Ours against every other reader of a clip from the middle of a file."""
-    size, frames = ((240, 427), 32) if quick else SIZES["480p"][:2]
-    case = f"{CLIP} frames of {size[0]}x{size[1]}, VP9"
+    size, frames, clip = ((240, 427), 32, 8) if quick else SIZES["480p"][:3]
+    case = f"{clip} frames of {size[0]}x{size[1]}, VP9"
     with tempfile.TemporaryDirectory() as folder:
         path = write_clip(Path(folder) / "clip.webm", size, frames)
         readers, missing = all_readers()
-        missing |= failing(readers, path, frames)
+        missing |= failing(readers, path, frames, clip)
         for name, reason in missing.items():
             yield Missing("video clip", case, name, torch.get_num_threads(), reason)
         for name, read in readers.items():
             if name not in missing and read is not ours:
                 yield Comparison(
                     "video clip",
-                    lambda: ours(path, 9, CLIP, None),
-                    lambda read=read: read(path, 9, CLIP, None),
+                    lambda: ours(path, 9, clip, None),
+                    lambda read=read: read(path, 9, clip, None),
                     peer=name,
                     agree=lambda a, b: a.shape == b.shape,  # `failing` has compared them
                     case=case,
