@@ -110,7 +110,7 @@ def print_verdict(verdict: gate.Verdict, reference: str) -> bool:
     if not rows:
         print(f"{verdict.suite}: nothing that {reference} has, too\n")
     else:
-        print(text_table([f"{verdict.suite}, time / time at {reference}", "median (95 %)", ""], rows) + "\n")
+        print(text_table([f"{verdict.suite}, time / time at {reference}", "median (bounds)", ""], rows) + "\n")
     for case in slower:
         print(f"slower in each of {gate.REPEATS} repeats: {', '.join(map(str, case))} threads", file=sys.stderr)
     return not slower

@@ -34,7 +34,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.option.benchmark_quiet = True  # its table has no peers
-    config.addinivalue_line("filterwarnings", "ignore::DeprecationWarning:torch")
+    for peers in ("ignore::DeprecationWarning:torch", "ignore:__array__ implementation:DeprecationWarning"):
+        config.addinivalue_line("filterwarnings", peers)
     config.found = defaultdict(lambda: ([], []))
     if config.getoption("--save") and config.getoption("--quick"):
         pytest.exit("expected --save without --quick, got both: small cases are no results", returncode=2)
@@ -121,7 +122,7 @@ def comparison(request: pytest.FixtureRequest, running: Running) -> Iterator[Com
 
 
 @pytest.mark.timeout(0)
-def test_pair(comparison, benchmark, request):
+def test_pair(comparison, request):
     """Ours and the peer agree; their times, in turn."""
     pairs, missing = request.config.found[suite_of(request.module.__name__)]
     outcome = suites.measured(comparison)
@@ -132,6 +133,7 @@ def test_pair(comparison, benchmark, request):
     pairs.append(pair)
     clock = request.node.get_closest_marker("benchmark").kwargs["timer"]
     clock.steps = iter(seconds)
+    benchmark = request.getfixturevalue("benchmark")
     benchmark.pedantic(clock.step, rounds=len(seconds))
     benchmark.extra_info.update(asdict(pair))
 

@@ -114,7 +114,7 @@ def measure_task(task: dict[str, Any]) -> dict[str, Any]:
     if task["who"] != "official":
         result["estimate_mb"] = round(estimate, 1)
     if task["keep"]:
-        torch.save({"scores": scores, "codes": [[_text(code) for code in track] for track in codes]}, task["keep"])
+        torch.save({"scores": scores, "codes": texts(codes)}, task["keep"])
     return result
 
 
@@ -144,16 +144,20 @@ def measure(quick: bool) -> Iterator[Comparison]:
         ours,
         lambda: official_predict(model, frames, 50, 0.75, lambda _, call: call()),
         peer="the official order",
-        agree=lambda a, b: bool(compare_tracks(a, b, size)),
+        agree=lambda a, b: bool(compare_tracks(a.scores, texts(a.codes), b.scores, texts(b.codes), size)),
         case=f"3 frames of {size[0]}x{size[1]}, ResNet-50, 100 queries",
         seconds=0,
         minimum_runs=3,
     )
 
 
-def _text(code: dict) -> str:
-    counts = code["counts"]
-    return counts.decode() if isinstance(counts, bytes) else counts
+def texts(codes: list[list[dict]]) -> list[list[str]]:
+    """The counts of COCO's codes, without their sizes."""
+
+    def text(counts: bytes | str) -> str:
+        return counts.decode() if isinstance(counts, bytes) else counts
+
+    return [[text(code["counts"]) for code in track] for track in codes]
 
 
 def in_process(who: str, frames: int, size: tuple[int, int] = SIZE, **options: Any) -> dict[str, Any]:
@@ -169,23 +173,25 @@ def in_process(who: str, frames: int, size: tuple[int, int] = SIZE, **options: A
 def check(ours: Path, official: Path, size: tuple[int, int]) -> dict[str, float]:
     """How far the tracks differ; AssertionError if by more than rounding."""
     left, right = torch.load(ours), torch.load(official)
-    return compare_tracks(Found(left["scores"], left["codes"]), Found(right["scores"], right["codes"]), size)
+    return compare_tracks(left["scores"], left["codes"], right["scores"], right["codes"], size)
 
 
-def compare_tracks(left: Found, right: Found, size: tuple[int, int]) -> dict[str, float]:
+def compare_tracks(
+    scores: Tensor, codes: list[list[str]], other: Tensor, others: list[list[str]], size: tuple[int, int]
+) -> dict[str, float]:
     """The same of tracks in memory."""
     coco = peer_module("pycocotools.mask")
-    assert len(left.scores) == len(right.scores), f"{len(left.scores)} and {len(right.scores)} tracks"
-    difference = float((left.scores - right.scores).abs().max())
+    assert len(scores) == len(other), f"{len(scores)} and {len(other)} tracks"
+    difference = float((scores - other).abs().max())
     pixels = [
         coco.decode({"size": list(size), "counts": a}) != coco.decode({"size": list(size), "counts": b})
-        for one, other in zip(left.codes, right.codes, strict=True)
-        for a, b in zip(one, other, strict=True)
+        for mine, theirs in zip(codes, others, strict=True)
+        for a, b in zip(mine, theirs, strict=True)
     ]
     differing = sum(int(part.sum()) for part in pixels) / (len(pixels) * size[0] * size[1])
     assert difference < 1e-4, f"scores differ by {difference}"
     assert differing < 1e-4, f"{differing:.2e} of the pixels differ"
-    return {"tracks": len(left.scores), "score_difference": difference, "differing_pixels": differing}
+    return {"tracks": len(scores), "score_difference": difference, "differing_pixels": differing}
 
 
 def speed(lengths: dict[int, int], threads: int) -> dict[str, Any]:
