@@ -17,7 +17,7 @@ from s2d.data.video import write_video
 from s2d.data.ytvis import write_ytvis
 from s2d.ops import rle_encode
 
-COMMANDS = ("doctor", "run", "propose", "discover", "merge", "distill", "predict", "evaluate")
+COMMANDS = ("doctor", "run", "propose", "discover", "merge", "distill", "predict", "evaluate", "bench")
 
 
 @pytest.fixture

@@ -1,11 +1,13 @@
-"""bitmask against numpy and torch: python -m benchmarks.ops.bench_bitmask [--quick] [--save]"""
+"""bitmask against numpy and torch."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 
-from benchmarks.harness import Pair, compare, main
+from benchmarks.harness import Comparison
 from s2d.ops import mask_area, mask_iou, pack_masks, unpack_masks
 from s2d.testing.cases.bitmask import tubes
 
@@ -30,65 +32,66 @@ def close(a: torch.Tensor, b: torch.Tensor) -> bool:
     return torch.allclose(a, b, atol=1e-6)
 
 
-def measure(quick: bool) -> list[Pair]:
-    number, frames, height, width = (10, 4, 120, 214) if quick else (50, 8, 360, 640)
+def pairs_of(number: int, frames: int, height: int, width: int, seconds: float, goal: float | None) -> list[Comparison]:
     masks = tubes(number, frames, height, width) | (torch.rand(number, frames, height, width) < 0.001)
-    case = f"P={number}, T={frames}, {height}x{width}"
     packed = np.packbits(masks.flatten(1).numpy(), axis=1, bitorder="little")
     packed = np.pad(packed, ((0, 0), (0, -packed.shape[1] % 8)))
     bits = pack_masks(masks)
-    seconds = 0.3 if quick else 3.0
+    pixels, held = masks.numel(), bits.words.nbytes
+    common = {"case": f"P={number}, T={frames}, {height}x{width}", "at": {"pixels": pixels}, "seconds": seconds}
     return [
-        compare(
+        Comparison(
             "mask_iou from bits",
             lambda: mask_iou(bits, bits),
             lambda: numpy_iou(packed),
             peer="numpy bitwise_count",
             agree=close,
-            case=case,
-            goal=8,
-            seconds=seconds,
+            goal=goal,
+            bytes=held + 4 * number**2,
+            **common,
         ),
-        compare(
+        Comparison(
             "mask_iou from bool",
             lambda: mask_iou(masks, masks),
             lambda: matmul_iou(masks),
             peer="torch fp32 matmul",
             agree=close,
-            case=case,
-            seconds=seconds,
+            bytes=pixels + 4 * number**2,
+            **common,
         ),
-        compare(
+        Comparison(
             "pack_masks",
             lambda: pack_masks(masks),
             lambda: np.packbits(masks.numpy(), axis=-1, bitorder="little"),
             peer="numpy packbits",
-            case=case,
-            seconds=seconds,
             agree=lambda ours, theirs: np.array_equal(
                 ours.words.numpy().view(np.uint8)[..., : theirs.shape[-1]], theirs
             ),
+            bytes=pixels + held,
+            **common,
         ),
-        compare(
+        Comparison(
             "mask_area from bits",
             lambda: mask_area(bits),
             lambda: masks.sum((2, 3)),
             peer="torch sum of bool",
             agree=torch.equal,
-            case=case,
-            seconds=seconds,
+            bytes=held + 8 * number * frames,
+            **common,
         ),
-        compare(
+        Comparison(
             "unpack_masks",
             lambda: unpack_masks(bits),
             lambda: np.unpackbits(packed, axis=1, bitorder="little"),
             peer="numpy unpackbits",
             agree=lambda a, b: bool((a.flatten(1).numpy() == b[:, : a[0].numel()]).all()),
-            case=case,
-            seconds=seconds,
+            bytes=held + pixels,
+            **common,
         ),
     ]
 
 
-if __name__ == "__main__":
-    main("bitmask", measure)
+def measure(quick: bool) -> Iterator[Comparison]:
+    if not quick:
+        yield from pairs_of(50, 8, 360, 640, 3.0, goal=8)
+    yield from pairs_of(10, 4, 120, 214, 0.3, goal=None)

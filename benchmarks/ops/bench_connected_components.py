@@ -1,18 +1,20 @@
-"""connected_components against cc3d, OpenCV and SciPy: python -m benchmarks.ops.bench_connected_components [--quick]"""
+"""connected_components against cc3d, OpenCV and SciPy."""
 
 from __future__ import annotations
 
-import cc3d
+from collections.abc import Iterator
+
 import cv2
 import numpy as np
 import scipy.ndimage
 import torch
 from torch import Tensor
 
-from benchmarks.harness import Pair, compare, main
+from benchmarks.harness import Comparison, peer_module
 from s2d.ops import connected_components, fill_holes, pack_masks, remove_small, unpack_masks
 from s2d.testing.cases.connected_components import blobs, noise
 
+cc3d = peer_module("cc3d")
 CONNECTIVITY, SMALLEST = 8, 50
 EIGHT, FOUR = scipy.ndimage.generate_binary_structure(2, 2), scipy.ndimage.generate_binary_structure(2, 1)
 
@@ -64,10 +66,7 @@ def dense_agree(ours, theirs: list[np.ndarray]) -> bool:
     return np.array_equal(unpack_masks(ours).numpy(), np.stack(theirs).astype(bool))
 
 
-def measure(quick: bool) -> list[Pair]:
-    shape = (5, 120, 214) if quick else (50, 480, 854)
-    seconds = 0.3 if quick else 3.0
-    pairs = []
+def pairs_of(shape: tuple[int, int, int], seconds: float, goals: bool) -> Iterator[Comparison]:
     for kind, masks in (
         ("blobs", blobs(shape)),
         ("blobs and specks", blobs(shape) ^ noise(shape, 0.01, seed=1)),
@@ -75,30 +74,45 @@ def measure(quick: bool) -> list[Pair]:
     ):
         bits, pixels = pack_masks(masks), masks.view(torch.uint8).numpy()
         case = f"{shape[0]} masks {shape[1]}x{shape[2]}, {kind}"
+        held, number = bits.words.nbytes, masks.numel()
+        varied = {"pixels": number} if kind == "blobs" else {}
 
-        def add(op, ours, other, peer, agree, goal=None, case=case):
-            pairs.append(compare(op, ours, other, peer=peer, agree=agree, case=case, goal=goal, seconds=seconds))
+        def against(op, ours, other, peer, agree, moved, goal=None, case=case, at=varied):
+            goal = goal if goals else None
+            return Comparison(op, ours, other, peer, agree, case, goal, at=at, bytes=moved, seconds=seconds)
 
         def ours(bits=bits):
             return connected_components(bits, CONNECTIVITY)
 
+        moved = held + 8 * number
         for function, peer, goal in (
             (cc3d_areas, "cc3d and numpy.bincount", 2),
             (cv2_areas, "cv2 with stats", None),
             (scipy_areas, "scipy and numpy.bincount", None),
         ):
-            add("labels, areas", ours, lambda f=function, p=pixels: f(p), peer, areas_agree, goal)
-        add("labels, areas", ours, lambda p=pixels: cc3d_labels(p), "cc3d, labels alone", labels_agree)
-        add("fill_holes", lambda b=bits: fill_holes(b), lambda p=pixels: scipy_fill(p), "scipy", dense_agree, 5)
-        add(
+            yield against("labels, areas", ours, lambda f=function, p=pixels: f(p), peer, areas_agree, moved, goal)
+        alone = "cc3d, labels alone"
+        yield against("labels, areas", ours, lambda p=pixels: cc3d_labels(p), alone, labels_agree, moved)
+        yield against(
+            "fill_holes",
+            lambda b=bits: fill_holes(b),
+            lambda p=pixels: scipy_fill(p),
+            "scipy",
+            dense_agree,
+            2 * held,
+            goal=5,
+        )
+        yield against(
             "remove_small",
             lambda b=bits: remove_small(b, SMALLEST, CONNECTIVITY),
             lambda p=pixels: cc3d_dust(p),
             "cc3d.dust",
             dense_agree,
+            2 * held,
         )
-    return pairs
 
 
-if __name__ == "__main__":
-    main("connected_components", measure)
+def measure(quick: bool) -> Iterator[Comparison]:
+    if not quick:
+        yield from pairs_of((50, 480, 854), 3.0, goals=True)
+    yield from pairs_of((5, 120, 214), 0.3, goals=False)

@@ -1,6 +1,8 @@
-"""flow_warp_iou against torch and OpenCV: python -m benchmarks.ops.bench_flow_warp_iou [--quick] [--save]"""
+"""flow_warp_iou against torch and OpenCV."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import cv2
 import numpy as np
@@ -8,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.harness import Pair, compare, main
+from benchmarks.harness import Comparison
 from s2d.ops import flow_compose, flow_consistency, flow_warp_iou, pack_masks
 from s2d.testing.cases.flow_warp_iou import video
 
@@ -69,63 +71,71 @@ def close(a: Tensor, b: Tensor) -> bool:
     return torch.allclose(a, b, atol=5e-3)
 
 
-def measure(quick: bool) -> list[Pair]:
-    masks, height, width = (6, 120, 214) if quick else (20, 480, 854)
+def pairs_of(masks: int, height: int, width: int, seconds: float, goals: bool) -> list[Comparison]:
     case = video(1, masks, height, width)
     dense = case.source, case.target
     bits = pack_masks(case.source), pack_masks(case.target)
     flow, reverse = case.flow, case.reverse
-    common = {"case": f"N=M={masks}, {height}x{width}", "seconds": 0.3 if quick else 3.0}
+    pixels, held = height * width, bits[0].words.nbytes + bits[1].words.nbytes
+    common = {"case": f"N=M={masks}, {height}x{width}", "at": {"pixels": masks * pixels}, "seconds": seconds}
     nearest = {**common, "agree": close}
     return [
-        compare(
+        Comparison(
             "nearest from bits",
             lambda: flow_warp_iou(*bits, flow),
             lambda: torch_iou(*dense, flow, "nearest"),
             peer="grid_sample + matmul",
-            goal=10,
+            goal=10 if goals else None,
+            bytes=held + 8 * pixels,
             **nearest,
         ),
-        compare(
+        Comparison(
             "nearest from bool",
             lambda: flow_warp_iou(*dense, flow),
             lambda: cv2_iou(*dense, flow),
             peer="cv2.remap + matmul",
+            bytes=2 * masks * pixels + 8 * pixels,
             **nearest,
         ),
-        compare(
+        Comparison(
             "bilinear from bits",
             lambda: flow_warp_iou(*bits, flow, mode="bilinear"),
             lambda: torch_iou(*dense, flow, "bilinear"),
             peer="grid_sample + matmul",
+            bytes=held + 8 * pixels,
             **nearest,
         ),
-        compare(
+        Comparison(
             "check + bilinear from bits",
             lambda: flow_warp_iou(*bits, flow, None, reverse, "bilinear"),
             lambda: torch_checked_iou(*dense, flow, reverse),
             peer="torch check + grid_sample + matmul",
-            goal=15,
+            goal=15 if goals else None,
+            bytes=held + 16 * pixels,
             **nearest,
         ),
-        compare(
+        Comparison(
             "flow_consistency",
             lambda: flow_consistency(flow, reverse),
             lambda: torch_check(flow, reverse),
             peer="torch grid_sample",
             agree=lambda a, b: bool((a == b).float().mean() > 0.999),
+            bytes=17 * pixels,
             **common,
         ),
-        compare(
+        Comparison(
             "flow_compose",
             lambda: flow_compose(flow, reverse),
             lambda: torch_compose(flow, reverse),
             peer="torch grid_sample",
             agree=lambda a, b: bool(((a - b).abs()[~a.isnan()] < 1e-2).all()),
+            bytes=24 * pixels,
             **common,
         ),
     ]
 
 
-if __name__ == "__main__":
-    main("flow_warp_iou", measure)
+def measure(quick: bool) -> Iterator[Comparison]:
+    if not quick:
+        yield from pairs_of(20, 480, 854, 3.0, goals=True)
+    yield from pairs_of(6, 120, 214, 0.3, goals=False)

@@ -1,12 +1,14 @@
-"""mask_cost against the matcher of Mask2Former: python -m benchmarks.ops.bench_mask_cost [--quick] [--save]"""
+"""mask_cost against the matcher of Mask2Former."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.harness import Pair, compare, main
+from benchmarks.harness import Comparison
 from s2d.ops import mask_cost, pack_masks
 from s2d.ops.reference.temporal_drop_loss import sample
 from s2d.testing.cases.mask_cost import BENCHMARKS, CASES, Case, make
@@ -41,28 +43,33 @@ def close(ours: tuple[Tensor, Tensor], peer: tuple[Tensor, Tensor]) -> bool:
 compiled = torch.compile(official, dynamic=False)
 
 
-def pairs_of(case: Case, quick: bool) -> list[Pair]:
+def pairs_of(case: Case, quick: bool) -> list[Comparison]:
     logits, target, points = make(case)
     bits, sampled = pack_masks(target), (samples(logits, points), samples(target, points))
+    sampled_points = case.frames * case.num_points
+    read = logits.nbytes + points.nbytes + 8 * case.queries * case.targets
     common = {
         "agree": close,
         "case": f"Q={case.queries}, G={case.targets}, T={case.frames}, P={case.num_points}",
+        "at": {"points": case.num_points},
         "seconds": 0.3 if quick else 3.0,
     }
     pairs = [
-        compare(
+        Comparison(
             f"mask_cost from {form}",
             lambda masks=masks: mask_cost(logits, masks, points),
             lambda: official(logits, target, points),
             peer="official matcher",
             goal=None if quick else 5,
+            bytes=read + held,
+            flops=4 * case.queries * case.targets * sampled_points,
             **common,
         )
-        for form, masks in (("bits", bits), ("bool", target))
+        for form, masks, held in (("bits", bits, bits.words.nbytes), ("bool", target, target.nbytes))
     ]
     # Ours reads the maps as well: the official costs are given their samples.
     pairs.append(
-        compare(
+        Comparison(
             "mask_cost from bits",
             lambda: mask_cost(logits, bits, points),
             lambda: official_cost(*sampled),
@@ -73,7 +80,7 @@ def pairs_of(case: Case, quick: bool) -> list[Pair]:
     )
     if not quick:  # compiling takes longer than all the rest
         pairs.append(
-            compare(
+            Comparison(
                 "mask_cost from bits",
                 lambda: mask_cost(logits, bits, points),
                 lambda: compiled(logits, target, points),
@@ -84,9 +91,6 @@ def pairs_of(case: Case, quick: bool) -> list[Pair]:
     return pairs
 
 
-def measure(quick: bool) -> list[Pair]:
-    return [pair for case in (CASES[1:2] if quick else BENCHMARKS) for pair in pairs_of(case, quick)]
-
-
-if __name__ == "__main__":
-    main("mask_cost", measure)
+def measure(quick: bool) -> Iterator[Comparison]:
+    for case in CASES[1:2] if quick else BENCHMARKS:
+        yield from pairs_of(case, quick)

@@ -1,6 +1,4 @@
-"""masked_attention against torch and the official model's way: python -m benchmarks.ops.bench_masked_attention
-
-``--quick`` takes a few seconds; ``--save`` writes benchmarks/results/masked_attention.json and .png.
+"""masked_attention against torch and the official model's way.
 
 Clips of 384 x 640 in the official model: 100 queries, 8 heads of 32 channels, masks predicted at stride 4. Masks are
 soft shapes with ragged borders. The official way: the logits are resized, their sigmoids compared and repeated over the
@@ -11,10 +9,7 @@ opened, unless the pair says that it is built.
 from __future__ import annotations
 
 import dataclasses
-import json
-import sys
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
-from benchmarks.harness import RESULTS, Pair, compare, main
+from benchmarks.harness import Comparison, may_refuse
 from s2d.nn import MaskedCrossAttention
 from s2d.ops import attention_mask, attention_mask_from_features, masked_attention, unpack_masks
 from s2d.ops.reference import masked_attention as reference
@@ -73,11 +68,27 @@ class Problem:
         peer: str,
         seconds: float,
         agree: Callable[[list[Tensor], list[Tensor]], bool] = close,
-    ) -> Pair:
+    ) -> Comparison:
         goal = GOALS.get(op, {}).get(self.stride) if peer in (SDPA, OFFICIAL_WAY) else None
         goal = goal if self.case.density == OFFICIAL.density else None
-        return compare(
-            op, ours, other, peer=peer, agree=agree, case=self.case.name, goal=goal, seconds=seconds, minimum_runs=5
+        case = self.case
+        at = {"frames": case.frames, "stride": self.stride, "density": case.density}
+        moved, flops = {CORE: (1, 1), BACKWARD: (2, 2.5)}.get(op, (None, None))
+        # What the masks leave out is neither needed nor counted.
+        share = 4 * case.channels * case.heads * float(self.allowed.sum())
+        return Comparison(
+            op,
+            ours,
+            other,
+            peer,
+            agree,
+            case.name,
+            goal,
+            at=at,
+            bytes=moved and moved * 2 * (self.q.nbytes + self.k.nbytes) + self.bits.words.nbytes,
+            flops=flops and int(flops * share),
+            seconds=seconds,
+            minimum_runs=5,
         )
 
     @torch.no_grad()
@@ -88,7 +99,7 @@ class Problem:
     def sdpa(self) -> list[Tensor]:
         return [F.scaled_dot_product_attention(self.q, self.k, self.v, self.allowed)]
 
-    def core(self, seconds: float) -> list[Pair]:
+    def core(self, seconds: float) -> list[Comparison]:
         inputs = (self.q, self.k, self.v)
         mine = masked_attention(*inputs, self.bits)
         theirs = F.scaled_dot_product_attention(*inputs, self.allowed)
@@ -102,7 +113,7 @@ class Problem:
         ]
 
     @torch.no_grad()
-    def with_masks(self, seconds: float) -> list[Pair]:
+    def with_masks(self, seconds: float) -> list[Comparison]:
         case = self.case
 
         def mine() -> list[Tensor]:
@@ -114,7 +125,7 @@ class Problem:
 
         return [self.pair(BOTH, mine, theirs, OFFICIAL_WAY, seconds)]
 
-    def layer(self, seconds: float) -> list[Pair]:
+    def layer(self, seconds: float) -> list[Comparison]:
         """Projections included, with masks from logits."""
         case, channels = self.case, self.case.heads * self.case.channels
         theirs = nn.MultiheadAttention(channels, case.heads, batch_first=True)
@@ -144,7 +155,7 @@ class Problem:
         ]
 
     @torch.no_grad()
-    def masks(self, seconds: float) -> list[Pair]:
+    def masks(self, seconds: float) -> list[Comparison]:
         """Bits alone: from logits, and from the factors of logits, which the official way multiplies at stride 4."""
         case, channels = self.case, 256
         embed = torch.randn(case.clips, case.queries, channels)
@@ -179,93 +190,62 @@ class Problem:
             self.pair("mask from features", from_features, products, official, seconds, agree),
         ]
 
-    def other_peers(self, seconds: float) -> list[Pair]:
-        pairs = []
-        for backend in (SDPBackend.MATH, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION):
-            name = f"SDPA, {backend.name.lower().removesuffix('_attention')}"
-
-            def call(backend: SDPBackend = backend) -> list[Tensor]:
-                with sdpa_kernel(backend):
-                    return self.sdpa()
-
-            try:
-                call()
-            except RuntimeError as error:
-                print(f"missing: {name}: {str(error).splitlines()[0]}")
-                continue
-            pairs.append(self.pair(CORE, self.forward, call, name, seconds))
+    def other_peers(self, seconds: float) -> list[Comparison]:
         allowed = self.allowed[:, 0]
         inputs = [x.detach() for x in (self.q, self.k, self.v)]
+        peers: dict[str, Callable[[], Tensor]] = {}
+        for backend in (SDPBackend.MATH, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION):
+
+            def call(backend: SDPBackend = backend) -> Tensor:
+                with sdpa_kernel(backend):
+                    return self.sdpa()[0]
+
+            peers[f"SDPA, {backend.name.lower().removesuffix('_attention')}"] = call
 
         def attends(b: Tensor, h: Tensor, query: Tensor, key: Tensor) -> Tensor:
             return allowed[b, query, key]
 
         blocks = create_block_mask(attends, len(allowed), None, *allowed.shape[1:], device="cpu")
-        flex = torch.compile(flex_attention)
-        compiled = torch.compile(reference.attend)
-        peers = {
-            "FlexAttention, block mask ready": lambda: flex(*inputs, block_mask=blocks),
-            "torch.compile of the definition": lambda: compiled(*inputs, allowed, None),
-        }
-        for name, peer in peers.items():
-            try:
-                peer()
-            except Exception as error:
-                print(f"missing: {name}: {type(error).__name__}: {str(error).splitlines()[0]}")
-                continue
-            pairs.append(self.pair(CORE, self.forward, lambda peer=peer: [peer()], name, seconds))
-        print("missing: FlexAttention, backward: torch refuses it on the CPU")
-        return pairs
+        flex, compiled = torch.compile(flex_attention), torch.compile(reference.attend)
+        peers["FlexAttention, block mask ready"] = lambda: flex(*inputs, block_mask=blocks)
+        peers["torch.compile of the definition"] = lambda: compiled(*inputs, allowed, None)
+        pairs = [
+            self.pair(CORE, self.forward, may_refuse(lambda peer=peer: [peer()]), name, seconds)
+            for name, peer in peers.items()
+        ]
+
+        def flex_backward() -> list[Tensor]:
+            inputs = (self.q, self.k, self.v)
+            return list(torch.autograd.grad(flex(*inputs, block_mask=blocks), inputs, self.grad))
+
+        def backward() -> list[Tensor]:
+            inputs = (self.q, self.k, self.v)
+            return list(torch.autograd.grad(masked_attention(*inputs, self.bits), inputs, self.grad))
+
+        return [
+            *pairs,
+            self.pair("core, both ways", backward, may_refuse(flex_backward), "FlexAttention", seconds),
+        ]
 
 
-def measure(quick: bool) -> list[Pair]:
+def measure(quick: bool) -> Iterator[Comparison]:
     torch.manual_seed(0)
     if quick:
         problem = Problem(case_of(3, 32), 32)
-        return [*problem.core(0.2), *problem.with_masks(0.2), *problem.layer(0.2), *problem.masks(0.2)]
-    pairs: list[Pair] = []
+        yield from [*problem.core(0.2), *problem.with_masks(0.2), *problem.layer(0.2), *problem.masks(0.2)]
+        return
     one_thread = torch.get_num_threads() == 1
     for frames in FRAMES if one_thread else FRAMES[:1]:
         for stride in STRIDES:
             problem = Problem(case_of(frames, stride), stride)
-            pairs += problem.core(0.6) + problem.with_masks(0.6)
+            yield from problem.core(0.6)
+            yield from problem.with_masks(0.6)
             if frames == 3:
-                pairs += problem.layer(0.6) + problem.masks(0.6)
+                yield from problem.layer(0.6)
+                yield from problem.masks(0.6)
             if (frames, stride) == (3, 8) and one_thread:
-                pairs += problem.other_peers(0.6)
+                yield from problem.other_peers(0.6)
     if one_thread:
         for density in DENSITIES:
             if density != OFFICIAL.density:
-                pairs += Problem(case_of(3, 8, density), 8).core(0.6)
-    return pairs
-
-
-def plot(pairs: list[dict], target: Path) -> None:
-    """Milliseconds on one thread at stride 8: against the density of the masks, and against the number of frames."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    found = {(p["op"], p["case"]): p for p in pairs if p["threads"] == 1 and p["peer"] == SDPA}
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    FigureCanvasAgg(figure)
-    sweeps = {
-        "share of keys in a mask (T = 3)": {density: case_of(3, 8, density) for density in DENSITIES},
-        "frames (12 % of keys)": {frames: case_of(frames, 8) for frames in FRAMES},
-    }
-    for axes, (label, cases) in zip(figure.subplots(1, 2), sweeps.items(), strict=True):
-        for op, line in ((CORE, "-"), (BACKWARD, "--")):
-            for who, name, color in (("ours_ms", "s2d", "C0"), ("peer_ms", "SDPA", "C1")):
-                times = [found[op, case.name][who] for case in cases.values()]
-                axes.plot(list(cases), times, line, marker="o", color=color, label=f"{name}, {op.split(', ')[1]}")
-        axes.set(xlabel=label, ylabel="ms", xscale="log", yscale="log")
-        axes.set_xticks(list(cases), [f"{x:.0%}" if isinstance(x, float) else str(x) for x in cases])
-        axes.minorticks_off()
-        axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
-    figure.savefig(target, dpi=110)
-
-
-if __name__ == "__main__":
-    main("masked_attention", measure)
-    if "--save" in sys.argv:
-        plot(json.loads((RESULTS / "masked_attention.json").read_text())["pairs"], RESULTS / "masked_attention.png")
+                yield from Problem(case_of(3, 8, density), 8).core(0.6)

@@ -1,12 +1,14 @@
-"""point_tracks against a loop of torch's grid_sample: python -m benchmarks.ops.bench_point_tracks [--quick] [--save]"""
+"""point_tracks against a loop of torch's grid_sample."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.harness import Pair, compare, main
+from benchmarks.harness import Comparison
 from s2d.ops import TrackCoverage, coverage_of_tracks, pack_masks, track_coverage, track_points
 from s2d.testing.cases.point_tracks import video
 
@@ -68,24 +70,26 @@ def same_coverage(ours: TrackCoverage, theirs: tuple[Tensor, Tensor]) -> bool:
     )
 
 
-def measure(quick: bool) -> list[Pair]:
-    number, length, height, width = (2000, 6, 120, 214) if quick else (50_000, 24, 480, 854)
+def pairs_of(number: int, length: int, height: int, width: int, seconds: float, goal: float | None) -> list[Comparison]:
     case = video(length, height, width, 10 * length, points=number)
     forward, backward, rows, frame = case.forward, case.backward, case.points, case.point_frames
     planes = forward.permute(0, 3, 1, 2).contiguous(), backward.permute(0, 3, 1, 2).contiguous()
     shuffled = rows[torch.randperm(number, generator=torch.Generator().manual_seed(0))]
     halves = forward.half(), backward.half()
     size = f"{height}x{width}, T={length}"
-    seconds = 0.3 if quick else 3.0
+    flow_bytes, at = forward.nbytes + backward.nbytes, {"points": number}
+    track_bytes = number * (length * 9 + 16)
     pairs = [
-        compare(
+        Comparison(
             f"track_points, {order}",
             lambda where=where, flows=flows: track_points(where, frame, *flows),
             lambda where=where: torch_tracks(where, *planes),
             peer="grid_sample loop",
             agree=same_tracks,
             case=f"G={number}, {size}",
-            goal=2,
+            goal=goal,
+            at=at,
+            bytes=track_bytes + (flow_bytes if flows is not halves else flow_bytes // 2),
             seconds=seconds,
         )
         for order, where, flows in (
@@ -96,30 +100,34 @@ def measure(quick: bool) -> list[Pair]:
     ]
     masks = pack_masks(case.masks)
     pairs.append(
-        compare(
+        Comparison(
             "track_coverage, float16 flow",
             lambda: track_coverage(masks, case.mask_frames, *halves),
             lambda: track_coverage(masks, case.mask_frames, forward, backward),
-            peer="the same in float32",
+            peer="s2d in float32",
             agree=lambda a, b: torch.allclose(a.visibility, b.visibility, atol=0.2),
             case=f"10 masks a frame, {size}",
+            at=at,
             seconds=seconds,
         )
     )
     given = track_points(rows, frame + length // 2, forward, backward)
     pairs.append(
-        compare(
+        Comparison(
             "coverage_of_tracks",
             lambda: coverage_of_tracks(masks, case.mask_frames, *given),
             lambda: torch_coverage(case.masks, case.mask_frames, *given),
             peer="products of 0/1 matrices",
             agree=same_coverage,
             case=f"G={number}, 10 masks a frame, {size}",
+            at=at,
             seconds=seconds,
         )
     )
     return pairs
 
 
-if __name__ == "__main__":
-    main("point_tracks", measure)
+def measure(quick: bool) -> Iterator[Comparison]:
+    if not quick:
+        yield from pairs_of(50_000, 24, 480, 854, 3.0, goal=2)
+    yield from pairs_of(2000, 6, 120, 214, 0.3, goal=None)

@@ -1,4 +1,4 @@
-"""rle against pycocotools, faster-coco-eval and hotcoco: python -m benchmarks.ops.bench_rle [--quick] [--save]
+"""rle against pycocotools, faster-coco-eval and hotcoco.
 
 All sides begin and end with what a program has: masks ``[N, H, W]`` as torch lays them out, or COCO's dictionaries.
 The column 'ours' of the cases named 'growth' is milliseconds for the whole batch, and the peer is ourselves with ten
@@ -8,13 +8,13 @@ masks at a time: a ratio of 1 is a time per mask that stays flat.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import torch
 
-from benchmarks.harness import Pair, compare, main
+from benchmarks.harness import Comparison, peer_module
 from s2d.ops import (
     RLE,
     pack_masks,
@@ -35,11 +35,8 @@ from s2d.testing.cases.rle import label_maps, masks, polygons, tubes
 def peers() -> dict[str, Any]:
     """The modules that have pycocotools.mask's functions."""
     os.environ["RAYON_NUM_THREADS"] = "1"
-    from faster_coco_eval.core import mask as faster
-    from hotcoco import mask as hotcoco
-    from pycocotools import mask as pycocotools
-
-    modules = {"pycocotools": pycocotools, "hotcoco": hotcoco, "faster-coco-eval": faster}
+    names = {"pycocotools": "pycocotools", "hotcoco": "hotcoco", "faster-coco-eval": "faster_coco_eval.core"}
+    modules = {name: peer_module(f"{package}.mask") for name, package in names.items()}
     if torch.get_num_threads() > 1:
         # Its threads are as many as they were in the first call: one.
         del modules["hotcoco"]
@@ -62,23 +59,27 @@ def same_numbers(ours: torch.Tensor, theirs: Any) -> bool:
     return np.array_equal(ours.numpy(), np.asarray(theirs))
 
 
-class Measure:
-    """Pairs of one operator and case, one for each peer that can do it."""
+Peers = dict[str, tuple[Callable[[], Any], float | None]]
+"""By name what a peer does, and the ratio aimed at."""
+
+
+class Compare:
+    """Comparisons of one operator and case, one for each peer that can do it."""
 
     def __init__(self, seconds: float) -> None:
-        self.seconds, self.pairs = seconds, []
+        self.seconds = seconds
 
     def __call__(
         self,
         op: str,
         case: str,
         ours: Callable[[], Any],
-        theirs: dict[str, tuple[Callable[[], Any], float | None]],
+        theirs: Peers,
         agree: Callable[[Any, Any], bool],
-    ) -> None:
+        **at: float,
+    ) -> Iterator[Comparison]:
         for peer, (call, goal) in theirs.items():
-            pair = compare(op, ours, call, peer=peer, agree=agree, case=case, goal=goal, seconds=self.seconds)
-            self.pairs.append(pair)
+            yield Comparison(op, ours, call, peer, agree, case, goal, at, seconds=self.seconds)
 
 
 def against(modules: dict[str, Any], call: Callable[[Any], Any], **goals: float) -> dict:
@@ -90,7 +91,7 @@ def as_bytes(codes: list[dict]) -> list[dict]:
     return [{**code, "counts": code["counts"].encode()} for code in codes]
 
 
-def codes_of_masks(measure: Measure, modules: dict[str, Any], case: str, dense: torch.Tensor) -> None:
+def codes_of_masks(compare: Compare, modules: dict[str, Any], case: str, dense: torch.Tensor) -> Iterator[Comparison]:
     codes, bits = as_bytes(rle_encode(dense).to_coco()), pack_masks(dense)
 
     def encode(module: Any) -> list[dict]:
@@ -99,10 +100,10 @@ def codes_of_masks(measure: Measure, modules: dict[str, Any], case: str, dense: 
         return module.encode(view if "hotcoco" in module.__name__ else np.asfortranarray(view))
 
     encoders = against(modules, encode, pycocotools=8, hotcoco=5)
-    measure("rle_encode, to strings", case, lambda: rle_encode(dense).to_coco(), encoders, same_codes)
+    yield from compare("rle_encode, to strings", case, lambda: rle_encode(dense).to_coco(), encoders, same_codes)
     few = {"pycocotools": (encoders["pycocotools"][0], None)}
-    measure("rle_encode from bits, to strings", case, lambda: rle_encode(bits).to_coco(), few, same_codes)
-    measure(
+    yield from compare("rle_encode from bits, to strings", case, lambda: rle_encode(bits).to_coco(), few, same_codes)
+    yield from compare(
         "rle_decode, from strings to bool",
         case,
         lambda: unpack_masks(rle_decode(RLE.from_coco(codes))),
@@ -111,7 +112,7 @@ def codes_of_masks(measure: Measure, modules: dict[str, Any], case: str, dense: 
     )
 
 
-def measures_of_codes(measure: Measure, modules: dict[str, Any], quick: bool) -> None:
+def measures_of_codes(compare: Compare, modules: dict[str, Any], quick: bool) -> Iterator[Comparison]:
     height, width = (120, 214) if quick else (480, 854)
     # pycocotools' area raises above 255 masks on NumPy 2.4.
     dense = tubes(50 if quick else 250, 1, height, width)[:, 0]
@@ -119,12 +120,14 @@ def measures_of_codes(measure: Measure, modules: dict[str, Any], quick: bool) ->
     codes = as_bytes(rle.to_coco())
     for op, ours, name in (("rle_area", rle_area, "area"), ("rle_bbox", rle_bbox, "toBbox")):
         theirs = against(modules, lambda module, name=name: getattr(module, name)(codes), pycocotools=3, hotcoco=3)
-        measure(f"{op}, from strings", case, lambda ours=ours: ours(RLE.from_coco(codes)), theirs, same_numbers)
+        yield from compare(
+            f"{op}, from strings", case, lambda ours=ours: ours(RLE.from_coco(codes)), theirs, same_numbers
+        )
         only = {"pycocotools": (theirs["pycocotools"][0], None)}
-        measure(f"{op} of RLE", case, lambda ours=ours: ours(rle), only, same_numbers)
+        yield from compare(f"{op} of RLE", case, lambda ours=ours: ours(rle), only, same_numbers)
 
 
-def overlaps(measure: Measure, modules: dict[str, Any], quick: bool) -> None:
+def overlaps(compare: Compare, modules: dict[str, Any], quick: bool) -> Iterator[Comparison]:
     height, width = (120, 214) if quick else (480, 854)
     for kind, dense, other, goal in (
         ("blobs", tubes(40 if quick else 200, 1, height, width)[:, 0], None, 8),
@@ -136,7 +139,7 @@ def overlaps(measure: Measure, modules: dict[str, Any], quick: bool) -> None:
         theirs = against(
             modules, lambda module, a=a, b=b: module.iou(a, b, [0] * len(b)), pycocotools=goal, hotcoco=None
         )
-        measure(
+        yield from compare(
             "rle_iou, from strings",
             f"{len(dense)} x {len(right)} {kind} {height}x{width}",
             lambda a=a, b=b: rle_iou(RLE.from_coco(a), RLE.from_coco(b)),
@@ -169,7 +172,7 @@ def tubes_by_frames(coco: Any, a: list[list[dict]], b: list[list[dict]]) -> np.n
     return shared / np.maximum(area - shared, 1)
 
 
-def tube_overlaps(measure: Measure, modules: dict[str, Any], quick: bool) -> None:
+def tube_overlaps(compare: Compare, modules: dict[str, Any], quick: bool) -> Iterator[Comparison]:
     number, frames, height, width = (10, 8, 120, 214) if quick else (50, 30, 480, 854)
     dense, truth = tubes(number, frames, height, width), tubes(5, frames, height, width, seed=1)
     flat_a, flat_b = (rle_encode(x.flatten(0, 1)).to_coco() for x in (dense, truth))
@@ -181,7 +184,7 @@ def tube_overlaps(measure: Measure, modules: dict[str, Any], quick: bool) -> Non
     }
     if "hotcoco" in modules:
         theirs["frame by frame, hotcoco"] = (lambda: tubes_by_frames(modules["hotcoco"], a, b), None)
-    measure(
+    yield from compare(
         "rle_tube_iou, from strings",
         f"{number} x 5 tubes of {frames} frames {height}x{width}",
         lambda: rle_tube_iou(RLE.from_coco(flat_a), RLE.from_coco(flat_b), frames),
@@ -190,11 +193,11 @@ def tube_overlaps(measure: Measure, modules: dict[str, Any], quick: bool) -> Non
     )
 
 
-def merged_and_drawn(measure: Measure, modules: dict[str, Any], quick: bool) -> None:
+def merged_and_drawn(compare: Compare, modules: dict[str, Any], quick: bool) -> Iterator[Comparison]:
     number, height, width = (20, 120, 214) if quick else (100, 480, 854)
     codes = rle_encode(tubes(number, 1, height, width)[:, 0]).to_coco()
     case = f"{number} blobs {height}x{width}"
-    measure(
+    yield from compare(
         "rle_merge, union of all",
         case,
         lambda: rle_merge(RLE.from_coco(codes)).to_coco(),
@@ -202,7 +205,7 @@ def merged_and_drawn(measure: Measure, modules: dict[str, Any], quick: bool) -> 
         same_codes,
     )
     groups = torch.arange(number) // 2
-    measure(
+    yield from compare(
         "rle_merge, unions of pairs",
         case,
         lambda: rle_merge(RLE.from_coco(codes), groups).to_coco(),
@@ -214,7 +217,7 @@ def merged_and_drawn(measure: Measure, modules: dict[str, Any], quick: bool) -> 
         ),
         same_codes,
     )
-    measure(
+    yield from compare(
         "rle_merge, one pair",
         f"2 blobs {height}x{width}",
         lambda: rle_merge(RLE.from_coco(codes[:2])).to_coco(),
@@ -225,14 +228,14 @@ def merged_and_drawn(measure: Measure, modules: dict[str, Any], quick: bool) -> 
     rings = [ring for mask in drawn for ring in mask]
     theirs = against(modules, lambda module: module.frPyObjects(rings, height, width), pycocotools=1.5, hotcoco=1.5)
     case = f"{len(drawn)} polygons of 40 corners {height}x{width}"
-    measure(
+    yield from compare(
         "RLE.from_coco of polygons, to strings",
         case,
         lambda: RLE.from_coco(drawn, (height, width)).to_coco(),
         theirs,
         same_codes,
     )
-    measure(
+    yield from compare(
         "rle_from_polygons, to strings",
         case,
         lambda: rle_from_polygons(drawn, (height, width)).to_coco(),
@@ -251,9 +254,9 @@ def labels_by_value(labels: torch.Tensor, coco: Any) -> list[dict]:
     return codes
 
 
-def of_labels(measure: Measure, modules: dict[str, Any], quick: bool) -> None:
+def of_labels(compare: Compare, modules: dict[str, Any], quick: bool) -> Iterator[Comparison]:
     labels = label_maps(2 if quick else 10, 480, 854, 20, cell=40).to(torch.uint8)
-    measure(
+    yield from compare(
         "rle_from_labels, to strings",
         f"{len(labels)} maps of 20 labels 480x854",
         lambda: rle_from_labels(labels)[0].to_coco(),
@@ -262,7 +265,7 @@ def of_labels(measure: Measure, modules: dict[str, Any], quick: bool) -> None:
     )
 
 
-def small_calls(measure: Measure, modules: dict[str, Any]) -> None:
+def small_calls(compare: Compare, modules: dict[str, Any]) -> Iterator[Comparison]:
     dense = tubes(1, 1, 30, 40)[:, 0]
     coco = {"pycocotools": modules["pycocotools"]}
     binary = as_bytes(rle_encode(dense).to_coco())
@@ -283,14 +286,14 @@ def small_calls(measure: Measure, modules: dict[str, Any]) -> None:
             same_numbers,
         ),
     ):
-        measure(op, "a small call: 1 mask 30x40", ours, against(coco, theirs), agree)
+        yield from compare(op, "a small call: 1 mask 30x40", ours, against(coco, theirs), agree)
 
 
 def same_number(ours: Any, theirs: list) -> bool:
     return len(ours) == sum(len(part) for part in theirs)
 
 
-def growth(measure: Measure, quick: bool) -> None:
+def growth(compare: Compare, quick: bool) -> Iterator[Comparison]:
     height, width = 48, 86
     ten = tubes(10, 1, height, width)[:, 0]
     for number in (10, 100, 1000) if quick else (10, 100, 1000, 10_000, 100_000):
@@ -306,26 +309,23 @@ def growth(measure: Measure, quick: bool) -> None:
             ("RLE.from_coco", RLE.from_coco, codes, codes[:10]),
         ):
             times = number // 10
-            theirs = {"ten at a time": (lambda call=call, few=few, times=times: [call(few) for _ in range(times)], 1)}
-            measure(op, case, lambda call=call, data=data: call(data), theirs, same_number)
+            theirs = {
+                "s2d, ten at a time": (lambda call=call, few=few, times=times: [call(few) for _ in range(times)], 1)
+            }
+            yield from compare(op, case, lambda call=call, data=data: call(data), theirs, same_number, masks=number)
 
 
-def measure(quick: bool) -> list[Pair]:
-    modules, each = peers(), Measure(0.3 if quick else 1.0)
+def measure(quick: bool) -> Iterator[Comparison]:
+    modules, compare = peers(), Compare(0.3 if quick else 1.0)
     number, height, width = (10, 120, 214) if quick else (100, 480, 854)
-    codes_of_masks(each, modules, f"{number} blobs {height}x{width}", tubes(number, 1, height, width)[:, 0])
+    yield from codes_of_masks(
+        compare, modules, f"{number} blobs {height}x{width}", tubes(number, 1, height, width)[:, 0]
+    )
     number //= 5
-    codes_of_masks(each, modules, f"{number} noisy {height}x{width}", masks((number, height, width), 0.02))
-    measures_of_codes(each, modules, quick)
-    overlaps(each, modules, quick)
-    tube_overlaps(each, modules, quick)
-    merged_and_drawn(each, modules, quick)
-    of_labels(each, modules, quick)
-    small_calls(each, modules)
+    noisy = masks((number, height, width), 0.02)
+    yield from codes_of_masks(compare, modules, f"{number} noisy {height}x{width}", noisy)
+    for part in (measures_of_codes, overlaps, tube_overlaps, merged_and_drawn, of_labels):
+        yield from part(compare, modules, quick)
+    yield from small_calls(compare, modules)
     if torch.get_num_threads() == 1:
-        growth(each, quick)
-    return each.pairs
-
-
-if __name__ == "__main__":
-    main("rle", measure)
+        yield from growth(compare, quick)

@@ -1,14 +1,14 @@
-"""temporal_drop_loss against the official criterion: python -m benchmarks.ops.bench_temporal_drop_loss [--quick]"""
+"""temporal_drop_loss against the official criterion."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.harness import Pair, compare, main
+from benchmarks.harness import Comparison
 from s2d.ops import pack_masks, temporal_drop_loss
 from s2d.ops.reference.temporal_drop_loss import sample
 from s2d.testing.cases.temporal_drop_loss import BENCHMARKS, Case, make
@@ -51,13 +51,15 @@ def alike(ours: tuple[Tensor, ...], other: tuple[Tensor, ...]) -> bool:
     )
 
 
-def pairs_of(case: Case, quick: bool) -> list[Pair]:
+def pairs_of(case: Case, quick: bool) -> list[Comparison]:
     logits, target, _ = make(case)
     bits, points = pack_masks(target), case.num_points
+    read = logits.nbytes + bits.words.nbytes
     common = {
         "peer": "official criterion",
         "agree": alike,
         "case": f"{case.masks * case.frames} rows of {case.logit_size[0]}x{case.logit_size[1]}, P={points}",
+        "at": {"points": points},
         "seconds": 0.3 if quick else 4.0,
         "goal": None if quick else 5,
     }
@@ -69,19 +71,17 @@ def pairs_of(case: Case, quick: bool) -> list[Pair]:
         return official(x, target, points)
 
     return [
-        compare("temporal_drop_loss", lambda: ours(logits), lambda: theirs(logits), **common),
-        compare(
+        Comparison("temporal_drop_loss", lambda: ours(logits), lambda: theirs(logits), bytes=read, **common),
+        Comparison(
             "temporal_drop_loss, with gradient",
             lambda: with_gradient(ours, logits),
             lambda: with_gradient(theirs, logits),
+            bytes=read + logits.nbytes,
             **common,
         ),
     ]
 
 
-def measure(quick: bool) -> list[Pair]:
-    return [pair for case in ((QUICK,) if quick else BENCHMARKS) for pair in pairs_of(case, quick)]
-
-
-if __name__ == "__main__":
-    main("temporal_drop_loss", measure)
+def measure(quick: bool) -> Iterator[Comparison]:
+    for case in (QUICK,) if quick else BENCHMARKS:
+        yield from pairs_of(case, quick)

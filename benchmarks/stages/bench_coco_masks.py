@@ -1,11 +1,10 @@
-"""s2d.rle against pycocotools.mask, call by call: python -m benchmarks.stages.bench_coco_masks [--quick] [--save]
+"""s2d.rle against pycocotools.mask, call by call.
 
 With ``$S2D_TEST_DATA`` set, real annotations are among the cases.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -13,11 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from pycocotools import mask as coco
 
-from benchmarks.harness import Pair, compare, save, table
+from benchmarks.harness import Comparison, peer_module
 from s2d import rle
 from s2d.testing.cases.rle import masks, tubes
+
+coco = peer_module("pycocotools.mask")
 
 # A case: its name, and calls of a module with the functions of pycocotools.mask.
 Calls = dict[str, Callable]
@@ -117,24 +117,17 @@ def equal(ours, theirs) -> bool:
     return ours == theirs
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="small cases only, a few seconds")
-    parser.add_argument("--save", action="store_true", help="write benchmarks/results/coco_masks.json")
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)  # neither side has threads
-    seconds = 0.2 if arguments.quick else 1.0
-    pairs: list[Pair] = []
-    for case, calls in cases(arguments.quick):
+def measure(quick: bool) -> Iterator[Comparison]:
+    if torch.get_num_threads() > 1:
+        return  # neither side has threads
+    for case, calls in cases(quick):
         for op, call in calls.items():
-            ours, other = (lambda call=call: call(rle)), (lambda call=call: call(coco))
-            pairs.append(
-                compare(f"s2d.rle.{op}", ours, other, peer="pycocotools", agree=equal, case=case, seconds=seconds)
+            yield Comparison(
+                f"s2d.rle.{op}",
+                lambda call=call: call(rle),
+                lambda call=call: call(coco),
+                peer="pycocotools",
+                agree=equal,
+                case=case,
+                seconds=0.2 if quick else 1.0,
             )
-    print(table(pairs))
-    if arguments.save:
-        print(save(pairs, "coco_masks"))
-
-
-if __name__ == "__main__":
-    main()

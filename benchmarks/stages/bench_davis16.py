@@ -12,9 +12,9 @@ import os
 import sys
 from pathlib import Path
 
-from benchmarks.harness import RESULTS, environment
+from benchmarks import results
+from benchmarks.harness import environment
 from s2d.data.coco import read_proposals
-from s2d.data.files import write_json
 from s2d.data.ytvis import read_ytvis
 from s2d.metrics import at_size, link_greedily, region_similarity
 from s2d.stages.run import RunSettings, run
@@ -40,7 +40,7 @@ def main() -> int:
     parser.add_argument("-o", "--out", type=Path, required=True, help="folder of the runs, one a sequence")
     parser.add_argument("--recipe", default="cpu-small", help="of the training")
     parser.add_argument("--only", nargs="+", help="sequences to run, all of them without this")
-    parser.add_argument("--save", action="store_true", help="write benchmarks/results/davis16.json")
+    parser.add_argument("--save", action="store_true", help="into benchmarks/results")
     arguments = parser.parse_args()
     data = os.environ.get("S2D_TEST_DATA")
     if not data:
@@ -62,7 +62,7 @@ def main() -> int:
     lines.append(["mean", *(f"{mean[column]:.3f}" for column in COLUMNS), ""])
     print(text_table(["sequence", "a: proposals, greedy", "b: keymasks", "c: tracks", "seconds"], lines))
     if arguments.save:
-        write_json(RESULTS / "davis16.json", {"environment": environment(), "sequences": rows, "mean": mean}, indent=1)
+        print(results.keep("davis16", {"environment": environment(), "sequences": rows, "mean": mean}))
     return 0
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import math
 import os
 import sys
@@ -23,6 +22,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from benchmarks import results
 from benchmarks.harness import RESULTS, environment
 from benchmarks.stages import discover_cases as cases
 from s2d.data.files import read_json, write_json
@@ -188,7 +188,7 @@ def main() -> int:
     parser.add_argument("--speed", action="store_true", help="seconds of each step, and how they grow")
     parser.add_argument("--tuning", action="store_true", help="other clips: those that settings are chosen on")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes (default: one a core)")
-    parser.add_argument("--save", action="store_true", help="write benchmarks/results/discover.json and .png")
+    parser.add_argument("--save", action="store_true", help="into benchmarks/results, and discover.png")
     arguments = parser.parse_args()
     levels = [3] if arguments.quick else list(cases.NOISE_LEVELS)
     seeds = [str(seed) for seed in (cases.TUNING_SEEDS if arguments.tuning else cases.SEEDS)]
@@ -206,10 +206,7 @@ def main() -> int:
     if not (arguments.real or arguments.ablation or arguments.speed):
         result["generated"] = quality(arguments, "generated", seeds, levels)
     if arguments.save and not arguments.tuning:
-        file = RESULTS / "discover.json"
-        before = json.loads(file.read_text()) if file.exists() else {}
-        write_json(file, before | {"environment": environment()} | result, indent=1)
-        print(file)
+        print(results.keep("discover", {"environment": environment()} | result))
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Evaluation against the official ways: python -m benchmarks.stages.bench_evaluate [--quick] [--save]
+"""Evaluation against the official ways.
 
 COCO: 36,781 detections for as many objects on 5,000 images, sizes and numbers as in COCO's val2017, against pycocotools
 and the libraries that replace it; all sides begin with loaded ground truth and results and end with the twelve numbers.
@@ -10,14 +10,13 @@ frames).
 from __future__ import annotations
 
 import contextlib
-import functools
-import importlib
 import io
 import json
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -28,18 +27,18 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from skimage.morphology import disk
 
-from benchmarks.harness import Pair, compare, main
+from benchmarks.harness import Comparison, peer_module
 from s2d.data.types import Tracks
 from s2d.metrics import COCO, YTVOS, COCOeval, YTVOSeval, j_and_f
 from s2d.ops import RLE, rle_area, rle_bbox, rle_decode, rle_from_labels, rle_from_polygons, unpack_masks
 
 HEIGHT, WIDTH = 480, 640
 
-# Module and name of the reader and of the evaluator.
+# The reader and the evaluator.
 PEERS = {
-    "hotcoco": (("hotcoco", "COCO"), ("hotcoco", "COCOeval")),
-    "faster-coco-eval": (("faster_coco_eval", "COCO"), ("faster_coco_eval", "COCOeval_faster")),
-    "pycocotools": (("pycocotools.coco", "COCO"), ("pycocotools.cocoeval", "COCOeval")),
+    "hotcoco": ("hotcoco.COCO", "hotcoco.COCOeval"),
+    "faster-coco-eval": ("faster_coco_eval.COCO", "faster_coco_eval.COCOeval_faster"),
+    "pycocotools": ("pycocotools.coco.COCO", "pycocotools.cocoeval.COCOeval"),
 }
 
 
@@ -72,7 +71,7 @@ def outlines(random: np.random.Generator, boxes: np.ndarray, height: int, width:
     return rle_from_polygons([[row.tolist()] for row in np.stack([x, y], 2).reshape(len(boxes), -1)], (height, width))
 
 
-@functools.cache
+@cache
 def coco(number: int, images: int, categories: int = 80) -> tuple[dict, list[dict]]:
     """Ground truth and as many detections, most of them near an object."""
     random = np.random.default_rng(0)
@@ -105,42 +104,52 @@ def coco(number: int, images: int, categories: int = 80) -> tuple[dict, list[dic
     return truth, results
 
 
-def against_coco(peer: str, quick: bool, threads: int) -> list[Pair]:
-    """Boxes and masks against one of the libraries; the slow ones take tens of seconds on all of the detections."""
-    torch.set_num_threads(threads)
-    reader, evaluator = (getattr(importlib.import_module(module), name) for module, name in PEERS[peer])
-    whole = peer == "hotcoco"
-    number, images = (500, 80) if quick else (36781, 5000) if whole else (7356, 1000)
+@cache
+def loaded(peer: str, number: int, images: int, kind: str) -> tuple[Any, tuple]:
+    """A peer's evaluator, and what it is to evaluate as the peer has it."""
+    reader, evaluator = map(peer_module, PEERS[peer])
     truth, results = coco(number, images)
-    ours = COCO(truth)
-    pairs = []
-    for kind, key in (("bbox", "bbox"), ("segm", "segmentation")):
-        rows = [{name: row[name] for name in ("image_id", "category_id", "score", key)} for row in results]
-        found, theirs = ours.loadRes(rows), load(reader, truth, rows)
-        pairs.append(
-            compare(
-                f"COCOeval, {kind}",
-                lambda found=found, kind=kind: stats(COCOeval(ours, found, kind)),
-                lambda theirs=theirs, kind=kind: stats(evaluator(*theirs, kind)),
-                peer=peer,
-                agree=same,
-                case=f"{number:,} detections on {images:,} images",
-                goal=2 if whole else None,
-                seconds=4 if whole else 0,
-                minimum_runs=7 if whole else 2,
-            )
-        )
-    return pairs
+    return evaluator, load(reader, truth, of_kind(results, kind))
 
 
-def coco_pairs(quick: bool, threads: int) -> list[Pair]:
+def of_kind(results: list[dict], kind: str) -> list[dict]:
+    key = {"bbox": "bbox", "segm": "segmentation"}[kind]
+    return [{name: row[name] for name in ("image_id", "category_id", "score", key)} for row in results]
+
+
+def peer_stats(peer: str, number: int, images: int, kind: str) -> np.ndarray:
+    evaluator, theirs = loaded(peer, number, images, kind)
+    return stats(evaluator(*theirs, kind))
+
+
+def coco_pairs(quick: bool, threads: int) -> Iterator[Comparison]:
+    """Boxes and masks against the libraries; the slow ones take tens of seconds on all of the detections."""
     # hotcoco keeps the number of threads that it began with: a process of its own for each.
     os.environ["RAYON_NUM_THREADS"] = str(threads)
     with ProcessPoolExecutor(1, get_context("spawn")) as process:
-        pairs = process.submit(against_coco, "hotcoco", quick, threads).result()
-    # The others know one thread.
-    others = ("faster-coco-eval", "pycocotools") if threads == 1 else ()
-    return pairs + [pair for peer in others for pair in against_coco(peer, quick, threads)]
+        # The others know one thread.
+        for peer in PEERS if threads == 1 else ("hotcoco",):
+            whole = peer == "hotcoco"
+            number, images = (500, 80) if quick else (36781, 5000) if whole else (7356, 1000)
+            truth, results = coco(number, images)
+            ours = COCO(truth)
+            for kind in ("bbox", "segm"):
+                found, task = ours.loadRes(of_kind(results, kind)), (peer, number, images, kind)
+
+                def elsewhere(task: tuple = task) -> np.ndarray:
+                    return process.submit(peer_stats, *task).result()
+
+                yield Comparison(
+                    f"COCOeval, {kind}",
+                    lambda ours=ours, found=found, kind=kind: stats(COCOeval(ours, found, kind)),
+                    elsewhere if whole else lambda task=task: peer_stats(*task),
+                    peer=peer,
+                    agree=same,
+                    case=f"{number:,} detections on {images:,} images",
+                    goal=2 if whole else None,
+                    seconds=4 if whole else 0,
+                    minimum_runs=7 if whole else 2,
+                )
 
 
 def load(reader: Any, truth: dict, rows: list[dict]) -> tuple[Any, Any]:
@@ -153,7 +162,7 @@ def load(reader: Any, truth: dict, rows: list[dict]) -> tuple[Any, Any]:
         return dataset, quiet(lambda: dataset.loadRes(str(files[1])))
 
 
-@functools.cache
+@cache
 def ytvis(videos: int, frames: int, predictions: int, categories: int = 40) -> tuple[dict, list[dict]]:
     """Videos with one to four instances and ten predictions each, of sizes as in YouTube-VIS."""
     random = np.random.default_rng(0)
@@ -194,8 +203,7 @@ def ytvis(videos: int, frames: int, predictions: int, categories: int = 40) -> t
 
 def official_ytvis(truth: dict, results: list[dict], classes: bool) -> np.ndarray:
     """The twelve numbers by pycocotools' evaluator, with the API's IoU of tubes and its areas."""
-    from pycocotools import mask
-    from pycocotools.cocoeval import COCOeval as Base
+    mask, Base = peer_module("pycocotools.mask"), peer_module("pycocotools.cocoeval").COCOeval
 
     class Official(Base):
         def _prepare(self) -> None:
@@ -230,7 +238,7 @@ def official_ytvis(truth: dict, results: list[dict], classes: bool) -> np.ndarra
     return stats(evaluator)
 
 
-def ytvis_pairs(quick: bool) -> list[Pair]:
+def ytvis_pairs(quick: bool) -> list[Comparison]:
     videos, frames = (20, 10) if quick else (421, 30)
     truth, results = ytvis(videos, frames, 10)
     reader = YTVOS(truth)
@@ -242,7 +250,7 @@ def ytvis_pairs(quick: bool) -> list[Pair]:
         return stats(evaluator)
 
     return [
-        compare(
+        Comparison(
             f"YTVOSeval, {'40 classes' if classes else 'class-agnostic'}",
             lambda classes=classes: ours(classes),
             lambda classes=classes: official_ytvis(truth, results, classes),
@@ -288,8 +296,7 @@ def official_davis(labels: np.ndarray, truth: np.ndarray, objects: int, radius: 
     return values
 
 
-def davis_pairs(quick: bool, threads: int) -> list[Pair]:
-    cv2.setNumThreads(threads)
+def davis_pairs(quick: bool) -> list[Comparison]:
     frames, height, width, objects = (4, 120, 214, 2) if quick else (20, 480, 854, 3)
     random = np.random.default_rng(0)
     maps = np.zeros((2, frames, height, width), dtype=np.uint8)
@@ -319,7 +326,7 @@ def davis_pairs(quick: bool, threads: int) -> list[Pair]:
         )
 
     return [
-        compare(
+        Comparison(
             "j_and_f, from label maps",
             ours,
             lambda: official_davis(maps[0], maps[1], objects, radius),
@@ -332,10 +339,7 @@ def davis_pairs(quick: bool, threads: int) -> list[Pair]:
     ]
 
 
-def measure(quick: bool) -> list[Pair]:
-    threads = torch.get_num_threads()
-    return [*coco_pairs(quick, threads), *ytvis_pairs(quick), *davis_pairs(quick, threads)]
-
-
-if __name__ == "__main__":
-    main("evaluate", measure)
+def measure(quick: bool) -> Iterator[Comparison]:
+    yield from coco_pairs(quick, torch.get_num_threads())
+    yield from ytvis_pairs(quick)
+    yield from davis_pairs(quick)

@@ -17,8 +17,8 @@ import cv2
 import numpy as np
 import torch
 
-from benchmarks.harness import RESULTS, environment
-from s2d.data.files import write_json
+from benchmarks import results
+from benchmarks.harness import environment
 from s2d.data.image_folder import read_image
 from s2d.data.video import Video
 from s2d.metrics.flow import flow_quality
@@ -61,34 +61,34 @@ def flows(folder: Path, first: str, second: str, weights: str | None) -> dict[st
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--weights", help="of torchvision's RAFT, to be compared, too")
-    parser.add_argument("--save", action="store_true", help="write benchmarks/results/flow.json")
+    parser.add_argument("--save", action="store_true", help="into benchmarks/results")
     arguments = parser.parse_args()
     data = os.environ.get("S2D_TEST_DATA")
     if not data:
         print("expected S2D_TEST_DATA to name the folder that holds data/flow, got nothing", file=sys.stderr)
         return 2
-    results: dict[str, dict[str, dict[str, float]]] = {}
+    found: dict[str, dict[str, dict[str, float]]] = {}
     for name, (first, second, truth) in PAIRS.items():
         folder = Path(data) / "data/flow" / name
         true_flow = read_flow(folder / truth)
         slow = np.where(np.linalg.norm(true_flow, axis=-1, keepdims=True) < SLOW, true_flow, np.float32(np.nan))
-        results[name] = {}
+        found[name] = {}
         rows = []
         for method, flow in flows(folder, first, second, arguments.weights).items():
             whole, part = flow_quality(flow, true_flow), flow_quality(flow, slow)
-            results[name][method] = {
+            found[name][method] = {
                 "end_point_error": whole.end_point_error,
                 "outliers": whole.outliers,
                 "slow_end_point_error": part.end_point_error,
                 "slow_outliers": part.outliers,
             }
-            rows.append([method, *(f"{x:.3f}" for x in results[name][method].values())])
+            rows.append([method, *(f"{x:.3f}" for x in found[name][method].values())])
         print(f"{name}: {whole.pixels:,} pixels of known flow, {part.pixels:,} of them under {SLOW} px")
         print(text_table(["method", "error (px)", "outliers", f"error < {SLOW} px", f"outliers < {SLOW} px"], rows))
         print()
     print("dis equals OpenCV's own at every preset, bit for bit")
     if arguments.save:
-        write_json(RESULTS / "flow.json", {"environment": environment(), "pairs": results}, indent=1)
+        print(results.keep("flow", {"environment": environment(), "errors": found}))
     return 0
 
 

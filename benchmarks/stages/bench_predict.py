@@ -15,15 +15,17 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from benchmarks.harness import RESULTS, environment
-from s2d.data.files import write_json
+from benchmarks import results
+from benchmarks.harness import RESULTS, Comparison, environment, peer_module
+from benchmarks.stages.official_predict import Found, official_predict
+from s2d.data.types import Tracks
 from s2d.data.video import Video
 from s2d.models import ModelConfig, VideoMask2Former
 from s2d.stages import predict as stage
@@ -83,7 +85,7 @@ def moving_frames(number: int, size: tuple[int, int]) -> Tensor:
     return frames
 
 
-def measure(task: dict[str, Any]) -> dict[str, Any]:
+def measure_task(task: dict[str, Any]) -> dict[str, Any]:
     """One prediction, in this process."""
     torch.set_num_threads(task["threads"])
     frames, model = moving_frames(task["frames"], tuple(task["size"])), build_model(task["size"][0])
@@ -91,13 +93,11 @@ def measure(task: dict[str, Any]) -> dict[str, Any]:
     meter = Meter()
     base = meter.read()["peak_mb"]
     if task["who"] == "official":
-        from benchmarks.stages.official_predict import official_predict
-
         meter = Meter()
         found = official_predict(model, frames, 50, 0.75, parts)
         scores, codes = found.scores, found.codes
     else:
-        settings = stage.named_settings("s2d", window=task["window"], memory="1TB", precision=task["precision"])
+        settings = in_one_piece(task["window"], task["precision"])
         video = Video.from_frames(frames)
         parts.around(model.backbone, "forward", "backbone")
         parts.around(model.sem_seg_head.pixel_decoder, "forward", "pixel decoder")
@@ -107,25 +107,61 @@ def measure(task: dict[str, Any]) -> dict[str, Any]:
         estimate = stage.plan_windows(video, model, settings).bytes / 1e6
         meter = Meter()
         tracks = stage.predict(video, model, settings, progress=False)
-        scores, coco = tracks.scores, tracks.rle.to_coco()
-        codes = [coco[n * len(frames) : (n + 1) * len(frames)] for n in range(len(tracks))]
+        scores, codes = tracks.scores, by_track(tracks)
     whole = meter.read()
     peak = max(whole["peak_mb"], *(part["peak_mb"] for part in parts.measures.values()))
     result = {**whole, "peak_mb": peak, "base_mb": base, "parts": parts.measures}
     if task["who"] != "official":
         result["estimate_mb"] = round(estimate, 1)
     if task["keep"]:
-        torch.save({"scores": scores, "codes": [[_text(code) for code in track] for track in codes]}, task["keep"])
+        torch.save({"scores": scores, "codes": texts(codes)}, task["keep"])
     return result
 
 
-def _text(code: dict) -> str:
-    counts = code["counts"]
-    return counts.decode() if isinstance(counts, bytes) else counts
+def in_one_piece(window: int | None = None, precision: str = "fp32") -> stage.PredictSettings:
+    """Settings that leave a clip in one piece unless windows are asked for."""
+    return stage.named_settings("s2d", window=window, memory="1TB", precision=precision)
+
+
+def by_track(tracks: Tracks) -> list[list[dict]]:
+    """COCO's codes of each track's frames."""
+    codes = tracks.rle.to_coco()
+    return [codes[n : n + tracks.num_frames] for n in range(0, len(codes), tracks.num_frames)]
+
+
+def measure(quick: bool) -> Iterator[Comparison]:
+    """The prediction of three frames, in this process."""
+    size = SMALL if quick else SIZE
+    frames, model = moving_frames(3, size), build_model(size[0])
+    video = Video.from_frames(frames)
+
+    def ours() -> Found:
+        tracks = stage.predict(video, model, in_one_piece(), progress=False)
+        return Found(tracks.scores, by_track(tracks))
+
+    yield Comparison(
+        "predict",
+        ours,
+        lambda: official_predict(model, frames, 50, 0.75, lambda _, call: call()),
+        peer="the official order",
+        agree=lambda a, b: bool(compare_tracks(a.scores, texts(a.codes), b.scores, texts(b.codes), size)),
+        case=f"3 frames of {size[0]}x{size[1]}, ResNet-50, 100 queries",
+        seconds=0,
+        minimum_runs=3,
+    )
+
+
+def texts(codes: list[list[dict]]) -> list[list[str]]:
+    """The counts of COCO's codes, without their sizes."""
+
+    def text(counts: bytes | str) -> str:
+        return counts.decode() if isinstance(counts, bytes) else counts
+
+    return [[text(code["counts"]) for code in track] for track in codes]
 
 
 def in_process(who: str, frames: int, size: tuple[int, int] = SIZE, **options: Any) -> dict[str, Any]:
-    """`measure` in a fresh process."""
+    """`measure_task` in a fresh process."""
     task = {"who": who, "frames": frames, "size": size, "window": None, "precision": "fp32", "threads": 1, "keep": None}
     command = [sys.executable, "-m", "benchmarks.stages.bench_predict", "--task", json.dumps({**task, **options})]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -136,20 +172,26 @@ def in_process(who: str, frames: int, size: tuple[int, int] = SIZE, **options: A
 
 def check(ours: Path, official: Path, size: tuple[int, int]) -> dict[str, float]:
     """How far the tracks differ; AssertionError if by more than rounding."""
-    from pycocotools import mask as coco
-
     left, right = torch.load(ours), torch.load(official)
-    assert len(left["scores"]) == len(right["scores"]), f"{len(left['scores'])} and {len(right['scores'])} tracks"
-    difference = float((left["scores"] - right["scores"]).abs().max())
+    return compare_tracks(left["scores"], left["codes"], right["scores"], right["codes"], size)
+
+
+def compare_tracks(
+    scores: Tensor, codes: list[list[str]], other: Tensor, others: list[list[str]], size: tuple[int, int]
+) -> dict[str, float]:
+    """The same of tracks in memory."""
+    coco = peer_module("pycocotools.mask")
+    assert len(scores) == len(other), f"{len(scores)} and {len(other)} tracks"
+    difference = float((scores - other).abs().max())
     pixels = [
         coco.decode({"size": list(size), "counts": a}) != coco.decode({"size": list(size), "counts": b})
-        for one, other in zip(left["codes"], right["codes"], strict=True)
-        for a, b in zip(one, other, strict=True)
+        for mine, theirs in zip(codes, others, strict=True)
+        for a, b in zip(mine, theirs, strict=True)
     ]
     differing = sum(int(part.sum()) for part in pixels) / (len(pixels) * size[0] * size[1])
     assert difference < 1e-4, f"scores differ by {difference}"
     assert differing < 1e-4, f"{differing:.2e} of the pixels differ"
-    return {"tracks": len(left["scores"]), "score_difference": difference, "differing_pixels": differing}
+    return {"tracks": len(scores), "score_difference": difference, "differing_pixels": differing}
 
 
 def speed(lengths: dict[int, int], threads: int) -> dict[str, Any]:
@@ -264,11 +306,11 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="three frames once, memory of up to 36 frames")
     parser.add_argument("--only", choices=("speed", "memory"), help="one of the two tables")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--save", action="store_true", help="write benchmarks/results/predict.json and .png")
+    parser.add_argument("--save", action="store_true", help="into benchmarks/results, and predict.png")
     parser.add_argument("--task", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.task:
-        print(json.dumps(measure(json.loads(arguments.task))))
+        print(json.dumps(measure_task(json.loads(arguments.task))))
         return 0
     result: dict[str, Any] = {}
     if arguments.only != "memory":
@@ -276,13 +318,10 @@ def main() -> int:
     if arguments.only != "speed":
         result["memory"] = memory(MEMORY_LENGTHS[:2] if arguments.quick else MEMORY_LENGTHS)
     if arguments.save:
-        file = RESULTS / "predict.json"
-        before = json.loads(file.read_text()) if file.exists() else {}
-        result = before | {"environment": environment(), "threads": arguments.threads} | result
-        write_json(file, result, indent=1)
+        result = {"environment": environment(), "threads": arguments.threads} | result
+        print(results.keep("predict", result))
         if {"speed", "memory"} <= set(result):
-            plot(result, file.with_suffix(".png"))
-        print(file)
+            plot(result, RESULTS / "predict.png")
     return 0
 
 

@@ -8,13 +8,12 @@ round.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -23,13 +22,13 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from benchmarks.harness import RESULTS, environment
-from benchmarks.stages.video_readers import Reader, all_readers
+from benchmarks import results
+from benchmarks.harness import Comparison, Missing, environment
+from benchmarks.stages.video_readers import Reader, all_readers, ours
 from s2d.data import dali
 from s2d.data.clip_loader import ClipLoader
 from s2d.data.clips import ClipSettings
 from s2d.data.datasets import open_dataset
-from s2d.data.files import write_json
 from s2d.viz.table import text_table
 
 # (H, W), frames of the file, random clips and their frames, size after the resize
@@ -111,6 +110,30 @@ def measure_readers(label: str, folder: Path) -> dict:
     return {"rows": rows, "not loaded": missing}
 
 
+def measure(quick: bool) -> Iterator[Comparison | Missing]:
+    """Ours against every other reader of a clip from the middle of a file."""
+    size, frames, clip = ((240, 427), 32, 8) if quick else SIZES["480p"][:3]
+    case = f"{clip} frames of {size[0]}x{size[1]}, VP9"
+    with tempfile.TemporaryDirectory() as folder:
+        path = write_clip(Path(folder) / "clip.webm", size, frames)
+        readers, missing = all_readers()
+        missing |= failing(readers, path, frames, clip)
+        for name, reason in missing.items():
+            yield Missing("video clip", case, name, torch.get_num_threads(), reason)
+        for name, read in readers.items():
+            if name not in missing and read is not ours:
+                yield Comparison(
+                    "video clip",
+                    lambda: ours(path, 9, clip, None),
+                    lambda read=read: read(path, 9, clip, None),
+                    peer=name,
+                    agree=lambda a, b: a.shape == b.shape,  # `failing` has compared them
+                    case=case,
+                    seconds=0.3 if quick else 2.0,
+                    minimum_runs=3,
+                )
+
+
 def measure_loader(folder: Path) -> dict:
     """Clips a second of the loader, and how much of its work a step of training on a GPU hides."""
     videos = folder / "videos"
@@ -170,7 +193,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--part", choices=parts, nargs="+", default=list(parts), help="only these (default: all)")
     parser.add_argument("--clips", type=int, default=10_000, help="of the soak")
-    parser.add_argument("--save", action="store_true", help="write benchmarks/results/video.json after each part")
+    parser.add_argument("--save", action="store_true", help="into benchmarks/results, after each part")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     for name in arguments.part:
@@ -182,9 +205,7 @@ def main() -> int:
         for reader, reason in result.get("not loaded", {}).items():
             print(f"{reader} was left out: {reason}")
         if arguments.save:
-            file = RESULTS / "video.json"
-            before = json.loads(file.read_text()) if file.exists() else {}
-            write_json(file, before | {name: {"environment": environment()} | result}, indent=1)
+            results.keep("video", {name: {"environment": environment()} | result})
     return 0
 
 

@@ -14,15 +14,17 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pycocotools import mask as coco
 from torch import Tensor
 
 import s2d
+from benchmarks.harness import peer_module
 from s2d.models import VideoMask2Former
 from s2d.models.inference import best_queries
 from s2d.models.position import sine_3d
 from s2d.models.transformer_decoder import TransformerDecoder
 from s2d.models.video_mask2former import padded_size
+
+coco = peer_module("pycocotools.mask")
 
 
 @dataclass(frozen=True)

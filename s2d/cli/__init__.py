@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 import s2d
+from s2d.cli.bench import bench_command
 from s2d.cli.dataset import check_command, convert_command
 from s2d.cli.discover import discover_command
 from s2d.cli.distill import distill_command
@@ -86,6 +87,7 @@ for _name, _command in {
     "predict": predict_command,
     "pseudo-label": pseudo_label_command,
     "evaluate": evaluate_command,
+    "bench": bench_command,
 }.items():
     app.command(_name)(_said_plainly(_command))
 for _name, _command in {"check": check_command, "convert": convert_command}.items():
