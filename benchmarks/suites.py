@@ -14,7 +14,7 @@ from s2d.errors import InputError
 HERE = Path(__file__).parent
 OPS = tuple(sorted(file.stem.removeprefix("bench_") for file in (HERE / "ops").glob("bench_*.py")))
 # Stages with peers; the others measure quality and are commands of their own.
-STAGES = ("coco_masks", "evaluate", "predict", "video")
+STAGES = ("coco_masks", "evaluate", "predict", "train_step", "video")
 
 
 def named(text: str | None) -> tuple[str, ...]:
