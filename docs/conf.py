@@ -1,4 +1,4 @@
-"""Sphinx: pages are MyST, code blocks run while they are read (`_ext/pages.py`), the API comes from docstrings."""
+"""Sphinx: pages are MyST, code blocks run before they are read (`_ext/blocks.py`), the API comes from docstrings."""
 
 import sys
 from pathlib import Path
@@ -37,4 +37,4 @@ autodoc_typehints = "none"
 autodoc_preserve_defaults = True
 napoleon_use_ivar = True
 napoleon_use_rtype = False
-python_maximum_signature_line_length = 88
+python_maximum_signature_line_length = 100

@@ -241,6 +241,7 @@ def draw_mask_cost() -> Figure:
     return figure
 
 
+@functools.cache
 def draw(room: str, folder: Path) -> Path:
     """The picture of a room as a file in a folder."""
     folder.mkdir(parents=True, exist_ok=True)
