@@ -60,11 +60,12 @@ def finish(app: Sphinx, error: Exception | None) -> None:
 
 
 class Named(PyXRefRole):
-    """A name of Python in a docstring: a link if it has a page, whatever module it is in, and else plain."""
+    """A name in a docstring: a link if it has a page, whatever module it is in, and else plain."""
 
     def process_link(self, env, refnode, has_explicit_title, title, target):
-        refnode["refdomain"], refnode["reftype"], refnode["refspecific"] = "py", "obj", True
-        refnode["named"] = True
+        refnode["refdomain"], refnode["reftype"], refnode["named"] = "py", "obj", True
+        # `merge` alone may be anything: such words are looked for in their own module.
+        refnode["refspecific"] = not (target.isalpha() and target.islower())
         return super().process_link(env, refnode, has_explicit_title, title, target)
 
 
