@@ -38,8 +38,11 @@ class Pages:
         self.done: dict[str, tuple[str, Path]] = {}
         (self.work / "bin").mkdir(parents=True, exist_ok=True)
         command = self.work / "bin/s2d"
-        command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m s2d "$@"\n')
-        command.chmod(0o755)
+        # Whole at any moment: other processes that run pages call it.
+        temporary = command.with_suffix(f".{os.getpid()}")
+        temporary.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m s2d "$@"\n')
+        temporary.chmod(0o755)
+        temporary.replace(command)
         paths = os.pathsep.join([str(command.parent), str(Path(sys.executable).parent), os.environ["PATH"]])
         # The work of these pages is too small to share: threads would wait for each other.
         self.environment = {**os.environ, "PATH": paths, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
