@@ -27,10 +27,7 @@ def table(room: str) -> str:
     """Ratios on one thread; where nothing was saved, a sentence says so and what would fill the gap."""
     measured = results(room)
     if not measured:
-        return (
-            f"No measurement of `{room}` is kept in `benchmarks/results` yet. "
-            f"`python -m benchmarks.ops.bench_{room} --save` makes one."
-        )
+        return f"No measurement of `{room}` is kept in `benchmarks/results` yet. `s2d bench {room} --save` makes one."
     return "\n\n".join(_one(room, result) for result in measured)
 
 
@@ -39,7 +36,7 @@ def _one(room: str, result: dict[str, Any]) -> str:
     lines = [
         "Peer's time over ours: medians of runs in turn in one process, on one thread of "
         f"{machine['processor']} ({machine['cpu_isa']}), torch {machine['torch']}, commit `{machine['commit']}`. "
-        f"`python -m benchmarks.ops.bench_{room}` measures them again.",
+        f"`s2d bench {room}` measures them again.",
         "",
         "| | case | peer | ratio (quartiles) | goal |",
         "|---|---|---|---|---|",
