@@ -20,6 +20,7 @@ OPTIONAL = [
     ("cupy", "cupy", "handing masks to CuPy without a copy"),
     ("triton", "triton", "the GPU kernels of the attention and of the losses"),
     ("ray", "ray", "discovery in thousands of videos on a cluster"),
+    ("tensorboard", "tensorboard", "curves of a training, beside its log"),
     ("pycocotools", "test", "the peer that the tests compare masks with"),
     ("pytest_benchmark", "bench", "the benchmark suite"),
 ]
