@@ -17,7 +17,7 @@ from s2d.data.clip_maker import Clip, ClipMaker
 from s2d.data.clip_plan import ClipFormat
 from s2d.data.clips import ClipBatch, ClipSettings
 from s2d.data.datasets.sample import Sample
-from s2d.data.workers import Workers
+from s2d.data.workers import PATIENCE, Workers
 from s2d.errors import InputError
 
 
@@ -138,6 +138,7 @@ class ClipLoader:
                 yield self._deliver(clips)
         finally:
             stop.set()
+            producer.join(2 * PATIENCE)
 
     def _take(self, made: queue.Queue) -> list[Clip]:
         """The next batch from the producer; whatever happened there is raised here."""

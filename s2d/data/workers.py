@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
+
+PATIENCE = 2.0
+"""Seconds that the end of an iteration may wait for threads; one that hangs in a decoder is then left alone."""
 
 
 class Workers:
@@ -28,9 +32,17 @@ class Workers:
         return future
 
     def close(self) -> None:
-        """Let the threads end after what was submitted; not waited for."""
+        """Forget what has not begun, and wait a moment for what has.
+
+        A thread that is still in compiled code when the program ends would bring it down.
+        """
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._jobs.get_nowait()
         for _ in self._threads:
             self._jobs.put(None)
+        for thread in self._threads:
+            thread.join(PATIENCE / len(self._threads))
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:

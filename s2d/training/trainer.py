@@ -125,8 +125,8 @@ class Trainer:
             unit="step",
             disable=not progress or self.processes.rank > 0,
         )
-        with bar, self._own_random_state(), _deferred_interrupt() as interrupted:
-            batches = feed.batches(self._number)
+        feeding = contextlib.closing(feed.batches(self._number))
+        with bar, self._own_random_state(), _deferred_interrupt() as interrupted, feeding as batches:
             while self.step < current.steps:
                 stop = self._one_step(next(batches), bar, interrupted)
                 self.step += 1
