@@ -186,7 +186,8 @@ class Trainer:
     def _backward(self, parts: Sequence[Part], seen: Sequence[list[ClipTargets] | None]) -> dict[str, Tensor]:
         """Add up the gradients of all parts; the losses of this process's clips, as shares of the step's."""
         totals = self._totals([part.targets for part in parts])
-        seen_totals = self._totals([targets or [] for targets in seen])
+        # The round decides whether the teacher is asked: of all parts of all processes, or of none.
+        seen_totals = self._totals(seen) if seen[0] is not None else None
         sums: dict[str, Tensor] = {}
         for index, (part, extra) in enumerate(zip(parts, seen, strict=True)):
             alone = self.processes.world == 1 or index == len(parts) - 1
