@@ -55,3 +55,14 @@ def open_video(video: Path, **options: Any) -> Any:
     for note in opened.notes:
         print(f"s2d: {note}", file=sys.stderr)
     return opened
+
+
+def tell_outcome(summary: Any, merged: Any, path: Path, *, quiet: bool) -> None:
+    """What became of many videos and of the file that joins their results; typer.Exit(1) if any failed."""
+    if not quiet:
+        print("\n" + summary.text() + (f"\n\n{path.name}: {merged.text()}" if merged else ""))
+    if summary.failed:
+        number, where = len(summary.failed), path.with_name("failed.json")
+        videos = "1 video" if number == 1 else f"{number:,} videos"
+        print(f"s2d: {videos} failed: {where} says why; --resume tries again", file=sys.stderr)
+        raise typer.Exit(1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -20,6 +19,7 @@ from s2d.cli._options import (
     Workers,
     WorkingSide,
     open_video,
+    tell_outcome,
 )
 from s2d.errors import InputError
 
@@ -100,14 +100,7 @@ def discover_command(
             resume=resume,
             progress=not quiet,
         )
-        if not quiet:
-            print("\n" + summary.text() + (f"\n\nkeymasks.json: {merged.text()}" if merged else ""))
-        if summary.failed:
-            where = output / "failed.json"
-            print(
-                f"s2d: {len(summary.failed):,} videos failed: {where} says why; --resume tries again", file=sys.stderr
-            )
-            raise typer.Exit(1)
+        tell_outcome(summary, merged, output / "keymasks.json", quiet=quiet)
         return
     for name, value in {"--workers": workers, "--ray": ray, "--shard": shard, "--one2x": one2x}.items():
         if value is not None:

@@ -19,6 +19,7 @@ from s2d.cli._options import (
     ShardOption,
     Threads,
     Workers,
+    tell_outcome,
 )
 
 
@@ -60,7 +61,4 @@ def pseudo_label_command(
         resume=resume,
         progress=not quiet,
     )
-    if not quiet:
-        print("\n" + summary.text() + (f"\n\nannotations.json: {merged.text()}" if merged else ""))
-    if summary.failed:
-        raise typer.Exit(1)
+    tell_outcome(summary, merged, output / "annotations.json", quiet=quiet)

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,7 +26,8 @@ from s2d.data.datasets.annotations import with_annotations
 from s2d.data.types import Tracks
 from s2d.data.ytvis import read_ytvis, write_ytvis
 from s2d.errors import InputError
-from s2d.models import load_checkpoint
+from s2d.models import VideoMask2Former, load_checkpoint
+from s2d.models.checkpoint import save_checkpoint
 from s2d.ops import rle_encode
 from s2d.stages.distill_dataset import distill_dataset, validate
 from s2d.training.recipe import load_recipe
@@ -201,6 +203,19 @@ def test_pseudo_labels_are_the_annotations_of_the_next_round(folder, tmp_path):
     assert sum(len(tracks) for tracks in read_ytvis(merged)) == sum(len(sample.tracks()) for sample in labels)
     run(words[0], words[1], merged, *words[2:], "-o", tmp_path / "next.pt", "--weights", tmp_path / "model.pt")
     assert (tmp_path / "next.pt").is_file()
+
+
+def test_a_video_that_cannot_be_labelled_stops_no_other(folder, tmp_path):
+    data, out = shutil.copytree(folder, tmp_path / "data"), tmp_path / "labels"
+    (data / "JPEGImages/video1/00002.jpg").write_bytes(b"no image")
+    model = VideoMask2Former(load_recipe(folder / "recipe.toml").model)
+    save_checkpoint(model, tmp_path / "model.pt")
+    words = ["pseudo-label", data / "train.json", "--weights", tmp_path / "model.pt", "-o", out, "--score", "0.1"]
+    done = run(*words, "--workers", 1, "--threads", 1, "-q", check=False)
+    assert done.exit_code == 1
+    assert f"s2d: 1 video failed: {out / 'failed.json'} says why; --resume tries again" in done.stderr
+    merged = json.loads((out / "annotations.json").read_text())
+    assert [video["name"] for video in merged["videos"]] == ["video0", "video2"]
 
 
 def test_annotations_of_strange_videos_are_refused(folder, tmp_path):
