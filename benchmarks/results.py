@@ -8,6 +8,7 @@ history                   for each suite and commit the ratios that have a goal
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -16,8 +17,10 @@ from typing import Any
 
 from benchmarks import ceilings
 from benchmarks.harness import RESULTS, Missing, Pair, environment, pinned_threads, thread_counts
-from s2d.data.files import read_json, write_json
+from s2d.data.files import atomic_write, read_json
 from s2d.errors import InputError
+
+_LINE = 600
 
 MACHINE = ("processor", "cores", "cpu_isa")
 
@@ -62,7 +65,7 @@ def keep(suite: str, part: dict[str, Any]) -> Path:
     path = place(facts)
     content = read(path) if path.exists() else _empty(facts)
     content["suites"][suite] = content["suites"].get(suite, {}) | part
-    write_json(path, content, indent=1)
+    _write(path, content)
     return path
 
 
@@ -70,19 +73,25 @@ def keep_pairs(suite: str, pairs: Iterable[Pair], missing: Iterable[Missing]) ->
     """The same of timed pairs, with their history."""
     facts, pairs = environment(), list(pairs)
     path = keep(
-        suite, {"environment": facts, "pairs": [asdict(p) for p in pairs], "missing": [asdict(m) for m in missing]}
+        suite, {"environment": facts, "pairs": [_rounded(p) for p in pairs], "missing": [asdict(m) for m in missing]}
     )
     content = read(path)
     entry = {"suite": suite, "commit": facts["commit"], "date": facts["date"], "ratios": ratios(pairs)}
     others = [e for e in content["history"] if (e["suite"], e["commit"]) != (suite, facts["commit"])]
     content["history"] = [*others, entry]
-    write_json(path, content, indent=1)
+    _write(path, content)
     return path
+
+
+def _rounded(pair: Pair) -> dict[str, Any]:
+    return {key: float(f"{v:.6g}") if isinstance(v, float) else v for key, v in asdict(pair).items()}
 
 
 def ratios(pairs: Iterable[Pair]) -> dict[str, float]:
     """Those that have a goal, on one thread, by what they are of."""
-    return {f"{p.op} | {p.case} | {p.peer}": p.ratio for p in pairs if p.goal is not None and p.threads == 1}
+    return {
+        f"{p.op} | {p.case} | {p.peer}": float(f"{p.ratio:.6g}") for p in pairs if p.goal is not None and p.threads == 1
+    }
 
 
 def keep_ceilings() -> Path:
@@ -95,8 +104,26 @@ def keep_ceilings() -> Path:
     path = place(facts)
     content = read(path) if path.exists() else _empty(facts)
     content["ceilings"] = measured | {"commit": facts["commit"], "date": facts["date"]}
-    write_json(path, content, indent=1)
+    _write(path, content)
     return path
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    with atomic_write(path) as temporary:
+        temporary.write_text(_lines(content) + "\n", "utf-8")
+
+
+def _lines(value: Any, margin: str = "") -> str:
+    """JSON with a line for every pair or row, whatever is short, so that a change is one in the file, too."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    if len(text) < _LINE or not isinstance(value, (dict, list)):
+        return text
+    deeper = margin + " "
+    if isinstance(value, dict):
+        parts, ends = [f"{json.dumps(key)}: {_lines(item, deeper)}" for key, item in value.items()], "{}"
+    else:
+        parts, ends = [_lines(item, deeper) for item in value], "[]"
+    return f"{ends[0]}\n{deeper}" + f",\n{deeper}".join(parts) + f"\n{margin}{ends[1]}"
 
 
 def _empty(facts: dict[str, Any]) -> dict[str, Any]:

@@ -1,9 +1,10 @@
-"""What distillation makes of sparse keymasks: python -m benchmarks.stages.bench_distill [--real] [--quick] [--save]
+"""What distillation makes of sparse keymasks: python -m benchmarks.stages.bench_distill [--real | --why] [--save]
 
 24 generated clips with noisy keymasks on some frames train a small model in several ways (`distill_cases.VARIANTS`),
 three times each; the ways share the initial weights, the clips that are drawn, and 1,500 steps. A dense round comes on
 top, with 500 of its own. AP and J of the tracks are taken on the frames of these clips in which nothing has a keymask,
-and on 12 other clips. ``--real`` does the same, at half the steps, on the real clips with masks. Runs are kept under
+and on 12 other clips. ``--real`` does the same, at half the steps, on the real clips with masks. ``--why`` looks into
+what the teacher's targets are worth: they are compared with the truth, and exchanged for it. Runs are kept under
 ``--work``: interrupted, the command continues. After a change of the code, not of the recipe, remove that folder.
 """
 
@@ -27,6 +28,7 @@ from tqdm import tqdm
 from benchmarks.harness import RESULTS, environment
 from benchmarks.results import keep
 from benchmarks.stages import distill_cases as cases
+from s2d.data.files import read_json, write_json
 from s2d.data.types import Tracks
 from s2d.data.ytvis import read_ytvis, write_ytvis, ytvis_dict
 from s2d.metrics import YTVOS, Scores, YTVOSeval, davis_scores, j_and_f, precision_scores
@@ -44,6 +46,7 @@ STEPS, REAL_STEPS = 1500, 750
 DRAWS = 1000
 # Better first, if the paper is right; the last two are ablations.
 PAIRS = (("b", "a"), ("c", "b"), ("d", "c"), ("d", "e"), ("f", "c"), ("g", "c"))
+WHY = (("h", "b"), ("i", "h"), ("j", "h"), ("k", "b"))
 NUMBERS = {"ap": "AP", "j_mean": "J"}
 # Every query counts in AP by its score; masks are the model's own.
 SETTINGS = PredictSettings(score_threshold=0.0, refine=False)
@@ -69,22 +72,27 @@ class Run:
 
     @property
     def recipe(self) -> Recipe:
-        return cases.recipe(cases.VARIANTS[self.variant], self.seed, self.steps)
+        return cases.recipe(cases.ALL[self.variant], self.seed, self.steps)
 
     @property
     def folder(self) -> Path:
-        digest = hashlib.sha256(repr((self.data, self.recipe, cases.VARIANTS[self.variant])).encode())
+        digest = hashlib.sha256(repr((self.data, self.recipe, cases.ALL[self.variant])).encode())
         return self.work / f"{self.variant}{self.seed}-{digest.hexdigest()[:8]}"
 
     @property
     def names(self) -> list[str]:
         """What the run is called after each of its rounds."""
-        then = cases.VARIANTS[self.variant].then
+        then = cases.ALL[self.variant].then
         return [self.variant, then] if then else [self.variant]
 
     def tracks(self, name: str, part: str) -> Path:
         """Predictions on the clips of ``"training"`` or ``"test"``."""
         return self.folder / f"{name}-{part}.json"
+
+    @property
+    def targets(self) -> Path:
+        """What was found of the teacher's targets, where they were examined."""
+        return self.folder / "targets.json"
 
     @property
     def finished(self) -> bool:
@@ -110,17 +118,27 @@ def train(run: Run) -> None:
         trainer = Trainer(VideoMask2Former(run.recipe.model), run.recipe, work=run.folder)
         for index, name in enumerate(run.names):
             if trainer.round == index:
-                trainer.train(_feed(run, trainer, clips["training"]), progress=False)
+                _train_round(trainer, _feed(run, trainer, clips["training"]), run)
             for part, path in ((part, run.tracks(name, part)) for part in clips):
                 if trainer.round == index + 1 and not path.is_file():
                     write_ytvis(path, _predictions(trainer, clips[part], SETTINGS))
         trainer.checkpoint.unlink()
 
 
+def _train_round(trainer: Trainer, feed: Feed, run: Run) -> None:
+    if not isinstance(feed, cases.InformedFeed):
+        trainer.train(feed, progress=False)
+        return
+    trainer.teacher.targets = examined = cases.Examined(trainer.teacher, feed, cases.ALL[run.variant])
+    trainer.train(feed, progress=False)
+    # Of a run that was interrupted these are the targets since.
+    write_json(run.targets, examined.summary())
+
+
 def _feed(run: Run, trainer: Trainer, clips: Sequence[cases.Clip]) -> Feed:
     """What the trainer's present round learns from."""
     if trainer.round == 0:
-        return cases.keymask_feed(clips, cases.VARIANTS[run.variant], run.recipe)
+        return cases.keymask_feed(clips, cases.ALL[run.variant], run.recipe)
     stored = run.folder / "dense.json"
     if trainer.step == 0:
         # As `s2d.stages.distill` makes them.
@@ -212,7 +230,7 @@ def summary(results: Results) -> dict[str, Any]:
         }
         for name, seeds in results.items()
     }
-    pairs = [pair for pair in PAIRS if set(pair) <= set(results)]
+    pairs = [pair for pair in PAIRS + WHY if set(pair) <= set(results)]
     differences = {
         f"{better} - {worse}": {number: difference(results[better], results[worse], number) for number in NUMBERS}
         for better, worse in pairs
@@ -286,6 +304,13 @@ def measure(data: cases.Data, variants: Sequence[str], seeds: Sequence[int], ste
     results = dict(sorted(results.items()))
     found = {"clips": len(clips), "steps": steps, "seeds": list(seeds), "dropped_share": share} | summary(results)
     print("\n" + tables(found))
+    if seen := [run.targets for run in runs if run.targets.is_file() and run.variant == "h"]:
+        targets = [read_json(path) for path in seen]
+        found["targets"] = {name: round(float(np.mean([one[name] for one in targets])), 3) for name in targets[0]}
+        print(
+            "\nthe teacher's targets in a clip of {instances:.2f} instances: {targets:.2f}, of which {right:.2f} right "
+            "(IoU {iou:.2f}) and {again:.2f} of an instance that another one has".format(**found["targets"])
+        )
     return found
 
 
@@ -293,7 +318,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--real", action="store_true", help="the real clips under $S2D_TEST_DATA instead")
     parser.add_argument("--tuning", action="store_true", help="other clips and a seed that settings may be chosen on")
-    parser.add_argument("--variants", nargs="+", choices=cases.VARIANTS, help="some of the variants")
+    parser.add_argument("--variants", nargs="+", choices=cases.ALL, help="some of the variants")
+    parser.add_argument("--why", action="store_true", help="what the teacher's targets are worth")
     parser.add_argument("--quick", action="store_true", help="two steps on two clips, to see that it works")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes (default: one a core)")
     parser.add_argument("--work", type=Path, default=WORK, help="folder of the runs")
@@ -305,13 +331,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     data, variants, steps, seeds = cases.GENERATED, list(cases.VARIANTS), STEPS, SEEDS
     if arguments.real:
         data, variants, steps = cases.REAL_CLIPS, ["a", "b", "c"], REAL_STEPS
+    if arguments.why:
+        variants = ["b", *cases.EXAMINED]
     if arguments.tuning:
         data, seeds = cases.TUNING, (TUNING_SEED,)
     if arguments.quick:
         data, steps, seeds = cases.Data(data.training[:2], data.test[:1]), 2, seeds[:1]
     found = measure(data, arguments.variants or variants, seeds, steps, arguments)
     if arguments.save and not (arguments.tuning or arguments.quick):
-        part = "real" if arguments.real else "generated"
+        part = "real" if arguments.real else "why" if arguments.why else "generated"
         print(keep("distill", {part: found | {"environment": environment()}}))
         if part == "generated":
             plot(found, RESULTS / "distill.png")

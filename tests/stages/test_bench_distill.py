@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ sys.path.append(str(Path(__file__).parents[2]))  # the benchmarks are not instal
 
 from benchmarks.stages import bench_distill as bench
 from benchmarks.stages import distill_cases as cases
+from s2d.data.clips import ClipTargets
 from s2d.metrics import Scores
 from s2d.ops import mask_area, unpack_masks
 
@@ -80,6 +82,35 @@ def test_clips_of_pasted_masks_depend_on_their_number_alone(clip):
     assert torch.equal(second.frames, again.frames)
     assert all(bool(target.keep.all()) and len(target) for target in second.targets)
     assert not torch.equal(second.frames, next(batches).frames)
+
+
+def test_truth_lies_beside_the_clips_that_others_see(clip):
+    recipe = cases.recipe(cases.ALL["j"], 4, 30)
+    informed = cases.keymask_feed([clip], cases.ALL["j"], recipe)
+    plain = cases.keymask_feed([clip], cases.VARIANTS["b"], recipe)
+    for batch, other, _ in zip(informed.batches(2), plain.batches(2), range(5), strict=False):
+        assert torch.equal(batch.frames, other.frames)
+        assert torch.equal(batch.targets[0].masks, other.targets[0].masks)
+        (truth,) = informed.truth
+        assert bool(truth.keep.all())
+        assert len(truth) >= len(batch.targets[0])
+
+
+def test_targets_of_the_teacher_are_counted_and_put_right():
+    truth = torch.zeros(3, 2, 8, 8, dtype=torch.bool)
+    truth[0, :, :4, :4] = truth[1, :, 4:, 4:] = truth[2, :, :3, 5:] = True
+    seen = torch.stack([truth[0], truth[1], truth[0], torch.zeros_like(truth[0])])
+    seen[0, :, 0] = seen[2, :, :, 0] = False  # three quarters of the first instance, twice
+    seen[3, :, 5:, :2] = True  # nothing
+    whole = torch.ones(4, 2, dtype=torch.bool)
+    feed, teacher = SimpleNamespace(truth=[ClipTargets(truth, whole[:3])]), SimpleNamespace()
+    teacher.targets = lambda *_: [ClipTargets(seen, whole)]
+    for name, expected in (("h", seen), ("i", truth[:2]), ("j", truth)):
+        examined = cases.Examined(teacher, feed, cases.ALL[name])
+        assert torch.equal(examined()[0].masks, expected)
+        found = examined.summary()
+        assert [found[key] for key in ("targets", "right", "again", "instances")] == [4, 2, 1, 3]
+        assert found["iou"] == pytest.approx((0.75 + 1) / 2)
 
 
 def test_differences_are_paired():
