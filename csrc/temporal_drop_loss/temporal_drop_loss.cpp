@@ -1,12 +1,13 @@
 // temporal_drop_loss on the CPU: schema of the room, its CPU kernel and its gradient.
 //
 // A task owns a row (a mask on a frame). Its logits, 58 kB of them at 90 x 160, are copied into a frame of zeros and
-// stay in the second-level cache. One pass reads them at all candidates and keeps the values, 4 bytes each; a histogram
-// of their upper bits and a partial sort of one bin give the threshold; then only the chosen points, drawn a second
-// time from their counters, meet the mask's bits, the exponential and the sums. Where a gradient is wanted the same
-// pass scatters each point's three slopes to the four pixels around it. The loss is a sum over points and a quotient of
-// sums over points, so those three maps and the sums are its whole gradient: it is finished before the forward returns,
-// and backward is a multiplication. The hard part is the first pass: twelve of thirteen points read end there.
+// stay in the second-level cache. One pass reads them at all candidates and keeps the values, 4 bytes each; a sample of
+// them brackets the threshold, and a partial sort of what lies between finds it; then only the chosen points, drawn a
+// second time from their counters, meet the mask's bits, the exponential and the sums. Where a gradient is wanted the
+// same pass scatters each point's three slopes to the four pixels around it. The loss is a sum over points and a
+// quotient of sums over points, so those three maps and the sums are its whole gradient: it is finished before the
+// forward returns, and backward is a multiplication. The hard part is the first pass: twelve of thirteen points read
+// end there.
 //
 // A row's digits depend on the row alone, not on threads or instruction sets.
 
@@ -21,6 +22,7 @@
 
 #include "../common/dtypes.h"
 #include "../common/parallel.h"
+#include "uncertain.h"
 
 namespace s2d::temporal_drop_loss {
 namespace {
@@ -53,12 +55,13 @@ struct Scratch {
   Map<T> map;
   std::vector<T> values;        // at the candidates
   std::vector<int32_t> chosen;  // of the candidates
+  std::vector<Key<T>> keys;     // what `choose` compares
   std::vector<T> slopes;        // four for each pixel of the map; none without a gradient
 
   Scratch(const Sizes& sizes, bool gradient)
       : map(sizes.height, sizes.width),
         values(sizes.candidates),
-        chosen(sizes.chosen),
+        chosen(sizes.candidates + kSpare),
         slopes(gradient ? 4 * map.values.size() : 0) {}
 };
 
@@ -138,21 +141,6 @@ S2D_LOOP void read_candidates(const Inputs<T>& in, const Row& row, Scratch<T>& s
   }
 }
 
-template <typename T>
-void choose(Scratch<T>& scratch) {
-  if (scratch.chosen.empty()) return;
-  Threshold<T> threshold = threshold_of(scratch.values, static_cast<int64_t>(scratch.chosen.size()));
-  int64_t held = 0;
-  const auto wanted = static_cast<int64_t>(scratch.chosen.size());
-  for (int32_t i = 0; held < wanted; ++i) {
-    const Key<T> key = key_of(scratch.values[i]);
-    const bool tie = key == threshold.key && threshold.ties > 0;
-    threshold.ties -= tie;
-    scratch.chosen[held] = i;
-    held += key < threshold.key || tie;
-  }
-}
-
 // ---- the loss of points ----
 
 // Adds `count` points to the sums, and their slopes to the pixels they read.
@@ -214,8 +202,10 @@ template <int kLanes, typename T>
 S2D_LOOP Sums sum_row(const Inputs<T>& in, const Row& row, Scratch<T>& scratch) {
   const Sizes& sizes = in.sizes;
   scratch.map.fill(in.logits + row.index * sizes.height * sizes.width);
-  if (sizes.chosen > 0) read_candidates(in, row, scratch);
-  choose(scratch);
+  if (sizes.chosen > 0) {
+    read_candidates(in, row, scratch);
+    choose(scratch.values, sizes.chosen, scratch.chosen.data(), scratch.keys);
+  }
   std::fill(scratch.slopes.begin(), scratch.slopes.end(), T(0));
 
   Sums sums;

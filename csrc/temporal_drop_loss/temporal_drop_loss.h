@@ -1,10 +1,9 @@
-// temporal_drop_loss: its random points, what they read, and which of them are the most uncertain.
+// temporal_drop_loss: its random points, and what they read.
 #pragma once
 
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
-#include <type_traits>
 #include <vector>
 
 #include "../common/bits.h"
@@ -102,10 +101,16 @@ template <typename T>
 S2D_LOOP void read(const Map<T>& map, const Places<T>& places, T* __restrict out) {
   const T* __restrict values = map.values.data();
   const int32_t pitch = map.pitch;
+  int32_t at[kRun];
+  for (int i = 0; i < kRun; ++i) at[i] = (places.row[i] + 2) * pitch + places.column[i] + 2;
+  // Neighbours of a row are moved together: half as many loads, and none of them goes into the middle of a register.
+  T upper[2 * kRun], lower[2 * kRun];
   for (int i = 0; i < kRun; ++i) {
-    const int32_t at = (places.row[i] + 2) * pitch + places.column[i] + 2;
-    out[i] =
-        blend(values[at], values[at + 1], values[at + pitch], values[at + pitch + 1], places.right[i], places.down[i]);
+    std::memcpy(upper + 2 * i, values + at[i], 2 * sizeof(T));
+    std::memcpy(lower + 2 * i, values + at[i] + pitch, 2 * sizeof(T));
+  }
+  for (int i = 0; i < kRun; ++i) {
+    out[i] = blend(upper[2 * i], upper[2 * i + 1], lower[2 * i], lower[2 * i + 1], places.right[i], places.down[i]);
   }
 }
 
@@ -122,55 +127,6 @@ S2D_LOOP void read(const uint32_t* __restrict mask, int32_t height, int32_t widt
     const int32_t x = places.column[i], y = places.row[i];
     out[i] = blend(bit(x, y), bit(x + 1, y), bit(x, y + 1), bit(x + 1, y + 1), places.right[i], places.down[i]);
   }
-}
-
-// ---- the most uncertain ----
-
-template <typename T>
-using Key = std::conditional_t<std::is_same_v<T, float>, uint32_t, uint64_t>;
-
-// Grows with |x|; NaN comes before everything, so that a diverged prediction shows in the loss.
-template <typename T>
-S2D_LOOP Key<T> key_of(T x) {
-  Key<T> bits;
-  std::memcpy(&bits, &x, sizeof(x));
-  bits &= ~Key<T>{0} >> 1;
-  return x == x ? bits + 1 : 0;
-}
-
-// Which values are the `chosen` smallest by key: those under `key`, and the first `ties` of those that equal it.
-template <typename T>
-struct Threshold {
-  Key<T> key;
-  int64_t ties;
-};
-
-template <typename T>
-Threshold<T> threshold_of(const std::vector<T>& values, int64_t chosen) {
-  constexpr int kBins = 2048, kShift = 8 * sizeof(T) - 12;  // sign aside, the upper 11 bits
-  constexpr int kTurns = 4;  // neighbouring values often share a bin, and a counter waits for its last addition
-  std::vector<int32_t> counts(kBins * kTurns);
-  const auto number = static_cast<int64_t>(values.size());
-  for (int64_t i = 0; i < number; ++i) ++counts[key_of(values[i]) >> kShift << 2 | (i & 3)];
-  int64_t before = 0;
-  Key<T> bin = 0;
-  for (;; ++bin) {
-    const int32_t* of_bin = counts.data() + kTurns * bin;
-    const int64_t inside = int64_t{of_bin[0]} + of_bin[1] + of_bin[2] + of_bin[3];
-    if (before + inside >= chosen) break;
-    before += inside;
-  }
-  std::vector<Key<T>> keys(number - before);
-  int64_t held = 0;
-  for (int64_t i = 0; i < number && held < number - before; ++i) {
-    keys[held] = key_of(values[i]);
-    held += keys[held] >> kShift == bin;
-  }
-  keys.resize(held);
-  const auto nth = keys.begin() + (chosen - before - 1);
-  std::nth_element(keys.begin(), nth, keys.end());
-  const auto under = std::count_if(keys.begin(), keys.end(), [&](Key<T> key) { return key < *nth; });
-  return {*nth, chosen - before - under};
 }
 
 }  // namespace s2d::temporal_drop_loss

@@ -156,6 +156,25 @@ def test_many_candidates_are_chosen_from_part_by_part(device):
         torch.testing.assert_close(a, b)
 
 
+@pytest.mark.parametrize("value", [0.0, 50.0], ids=["nearest to 0", "farthest"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
+def test_a_sample_that_misleads_changes_nothing(value, dtype):
+    """Where every 32nd candidate, those that the kernel looks at first, reads the same extreme logit."""
+    generator = torch.Generator().manual_seed(10)
+    logits = torch.rand(2, 1, 12, 16, generator=generator, dtype=dtype) + 1
+    logits[:, :, 4:8, 4:8] = value
+    candidates, uniform = (torch.rand(2, n, 2, generator=generator, dtype=dtype) for n in (6000, 500))
+    candidates[:, 16::32] = 6 / 12
+    candidates[:, 16::32, 0] = 6 / 16
+    target = torch.rand(2, 1, 12, 16, generator=generator) < 0.5
+    ours, wanted = (
+        losses_and_gradient(logits, target, None, 2000, points=(candidates, uniform), impl=impl)
+        for impl in ("native", "reference")
+    )
+    for a, b in zip(ours, wanted, strict=True):
+        torch.testing.assert_close(a, b)
+
+
 def test_drawn_points_fill_the_square_evenly():
     points = draw_points(torch.tensor(2**40 + 5), 3, 4001, CANDIDATES)
     assert points.shape == (3, 4001, 2)
