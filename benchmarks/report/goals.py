@@ -86,8 +86,8 @@ def table(content: dict) -> str:
     machine = content["machine"]
     commits = sorted({s["environment"]["commit"] for s in content["suites"].values() if "pairs" in s})
     said = (
-        f"On one thread of {machine['processor']} ({machine['cores']} cores, {machine['cpu_isa']}), commits "
-        f"{', '.join(commits)}; of several cases, the lowest and the highest ratio. `s2d bench OP` measures one again "
+        f"On one thread of {machine['processor']} ({machine['cores']} cores, {machine['cpu_isa']}), "
+        f"commit{'s' * (len(commits) > 1)} {', '.join(commits)}; of several cases, the lowest and the highest ratio. `s2d bench OP` measures one again "
         "and `s2d bench report` draws it all; `benchmarks/results` has every number."
     )
     if waiting := [name for name in OPS if name not in content["suites"]]:
