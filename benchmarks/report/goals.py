@@ -87,8 +87,8 @@ def table(content: dict) -> str:
     commits = sorted({s["environment"]["commit"] for s in content["suites"].values() if "pairs" in s})
     said = (
         f"On one thread of {machine['processor']} ({machine['cores']} cores, {machine['cpu_isa']}), "
-        f"commit{'s' * (len(commits) > 1)} {', '.join(commits)}; of several cases, the lowest and the highest ratio. `s2d bench OP` measures one again "
-        "and `s2d bench report` draws it all; `benchmarks/results` has every number."
+        f"commit{'s' * (len(commits) > 1)} {', '.join(commits)}; of several cases, the lowest and the highest ratio. "
+        "`s2d bench OP` measures one again and `s2d bench report` draws it all; `benchmarks/results` has every number."
     )
     if waiting := [name for name in OPS if name not in content["suites"]]:
         said += f" Still to be measured there: {', '.join(f'`{name}`' for name in waiting)}."
