@@ -68,8 +68,13 @@ class Worker:
         self.process = subprocess.Popen(
             [*command, "-m", "benchmarks.worker", suite, str(threads), str(quick)],
             cwd=folder,
-            # Threads that wait actively would take the processor from the other build.
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_WAIT_POLICY": "PASSIVE"},
+            # Threads that wait actively, OpenMP's and those of numpy's OpenBLAS, would take the processor from who runs.
+            env={
+                **os.environ,
+                "PYTHONPATH": os.pathsep.join(paths),
+                "OMP_WAIT_POLICY": "PASSIVE",
+                "OPENBLAS_THREAD_TIMEOUT": "4",
+            },
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.errors,
