@@ -68,7 +68,7 @@ class Worker:
         self.process = subprocess.Popen(
             [*command, "-m", "benchmarks.worker", suite, str(threads), str(quick)],
             cwd=folder,
-            # Threads that wait actively, OpenMP's and those of numpy's OpenBLAS, would take the processor from who runs.
+            # Threads that wait actively, OpenMP's and OpenBLAS's, would take the processor from the build that runs.
             env={
                 **os.environ,
                 "PYTHONPATH": os.pathsep.join(paths),
