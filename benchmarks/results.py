@@ -17,6 +17,7 @@ from typing import Any
 
 from benchmarks import ceilings
 from benchmarks.harness import RESULTS, Missing, Pair, environment, pinned_threads, thread_counts
+from benchmarks.suites import OPS, STAGES
 from s2d.data.files import atomic_write, read_json
 from s2d.errors import InputError
 
@@ -53,10 +54,9 @@ def fullest() -> dict[str, Any]:
 
 
 def pairs_of(content: dict[str, Any]) -> dict[str, list[Pair]]:
-    """The timed pairs of each suite."""
-    return {
-        name: [Pair(**pair) for pair in suite["pairs"]] for name, suite in content["suites"].items() if "pairs" in suite
-    }
+    """The timed pairs of each suite, operators first."""
+    timed = {name: suite["pairs"] for name, suite in content["suites"].items() if "pairs" in suite}
+    return {name: [Pair(**pair) for pair in timed[name]] for name in sorted(timed, key=(OPS + STAGES).index)}
 
 
 def keep(suite: str, part: dict[str, Any]) -> Path:

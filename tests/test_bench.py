@@ -150,9 +150,9 @@ def test_a_file_finds_what_lost_its_ratio(monkeypatch):
     monkeypatch.setattr(suites, "measured", lambda item: (pair(**item.key._asdict()), []))
     before = dataclasses.asdict(pair(**comparison().key._asdict(), ratio=2.5, ratio_low=2.4, ratio_high=2.6))
     facts = harness.environment()
-    content = {"machine": {name: facts[name] for name in results.MACHINE}, "suites": {"ops": {"pairs": [before]}}}
+    content = {"machine": {name: facts[name] for name in results.MACHINE}, "suites": {"bitmask": {"pairs": [before]}}}
     monkeypatch.setattr(command, "thread_counts", lambda: [torch.get_num_threads()])
-    verdict = gate.judge("ops", lambda suite, only: command.against_file(content, True, suite, only))
+    verdict = gate.judge("bitmask", lambda suite, only: command.against_file(content, True, suite, only))
     assert len(verdict.slower()) == 1
     assert not command.print_verdict(verdict, "a file")
 

@@ -220,7 +220,7 @@ def roof(pairs: dict[str, Pair], copy: float, peak: float) -> str:
 def history(content: dict) -> list[str]:
     """Of each suite that was kept more than once: the ratios with a goal, by commit, and their geometric mean."""
     panels = []
-    for suite in content["suites"]:
+    for suite in results.pairs_of(content):
         entries = sorted((e for e in content["history"] if e["suite"] == suite), key=lambda entry: entry["date"])
         common = set.intersection(*(set(entry["ratios"]) for entry in entries)) if entries else set()
         if len(entries) < 2 or not common:
@@ -238,16 +238,12 @@ def history(content: dict) -> list[str]:
 def measured(content: dict) -> Iterator[str]:
     yield "<h2>What was measured where</h2><div class='wide'><table>"
     yield "<tr><th>suite<th>commit<th>date<th>torch<th>python<th>pairs<th>missing peers</tr>"
-    for name, suite in content["suites"].items():
-        if "pairs" in suite:
-            facts = suite["environment"]
-            absent = "; ".join(sorted({f"{one['peer']}: {one['reason']}" for one in suite.get("missing", [])}))
-            cells = [
-                name,
-                *(facts.get(key) or "" for key in ("commit", "date", "torch", "python")),
-                len(suite["pairs"]),
-            ]
-            yield "<tr>" + "".join(f"<td>{escape(str(cell))}" for cell in [*cells, absent or "none"]) + "</tr>"
+    for name, pairs in results.pairs_of(content).items():
+        suite = content["suites"][name]
+        facts = [suite["environment"].get(key) or "" for key in ("commit", "date", "torch", "python")]
+        absent = "; ".join(sorted({f"{one['peer']}: {one['reason']}" for one in suite.get("missing", [])}))
+        cells = [name, *facts, len(pairs), absent or "none"]
+        yield "<tr>" + "".join(f"<td>{escape(str(cell))}" for cell in cells) + "</tr>"
     yield "</table></div>"
 
 
