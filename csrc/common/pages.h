@@ -6,6 +6,9 @@
 #endif
 
 #include <cstdint>
+#include <cstdlib>
+#include <memory>
+#include <new>
 
 namespace s2d {
 
@@ -18,5 +21,27 @@ inline void prefer_large_pages([[maybe_unused]] void* memory, [[maybe_unused]] i
   if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
 #endif
 }
+
+// Memory that is read at random, not initialised: on large pages, of which the processor knows every place.
+template <typename T>
+class Scattered {
+ public:
+  explicit Scattered(int64_t number) {
+    constexpr size_t kPage = size_t{1} << 21;
+    const size_t bytes = static_cast<size_t>(number) * sizeof(T);
+    const size_t alignment = bytes < kPage / 2 ? size_t{64} : kPage;
+    memory_.reset(static_cast<T*>(std::aligned_alloc(alignment, (bytes / alignment + 1) * alignment)));
+    if (!memory_) throw std::bad_alloc();
+    prefer_large_pages(memory_.get(), static_cast<int64_t>((bytes / alignment + 1) * alignment));
+  }
+
+  T* data() { return memory_.get(); }
+
+ private:
+  struct Free {
+    void operator()(T* memory) const { std::free(memory); }
+  };
+  std::unique_ptr<T, Free> memory_;
+};
 
 }  // namespace s2d

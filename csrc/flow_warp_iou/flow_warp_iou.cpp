@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "../common/flow_avx512.h"
+#include "../common/pages.h"
 #include "../common/parallel.h"
 #include "../common/simd.h"
 #include "checks.h"
@@ -246,7 +247,8 @@ std::tuple<Tensor, Tensor, Tensor> flow_warp_counts(const Tensor& source, const 
   auto* warped_areas = static_cast<int64_t*>(warped.mutable_data_ptr());
   auto* target_areas = static_cast<int64_t*>(area.mutable_data_ptr());
 
-  std::vector<uint64_t> pixels(height * width + 1);
+  Scattered<uint64_t> pixels(height * width + 1);
+  pixels.data()[height * width] = 0;
   std::mutex adding;
   for (int64_t p = 0; p < pairs; ++p) {
     for (int64_t first = 0; first == 0 || first < sources; first += kWordBits) {
