@@ -1,7 +1,7 @@
 """Timing two implementations in turn, in one process, after checking that they agree.
 
 Machines are shared and their clocks drift, so an absolute time means little: a pair is run A B A B ..., and what is
-reported is the ratio of neighbouring runs. Nothing is timed before its result was compared with the other's.
+reported is the ratio of neighbouring runs, each after an untimed call. Nothing is timed before its result was compared with the other's.
 
 A benchmark is a module ``ops/bench_<op>.py`` or ``stages/bench_<stage>.py`` whose ``measure(quick)`` yields, with cases
 from ``s2d/testing/cases``,
@@ -194,10 +194,12 @@ def time_pair(comparison: Comparison) -> tuple[Pair, list[float]]:
     else:
         longest = max(seconds_of(ours, 1), seconds_of(other, 1))
     repeats = repeats_for(longest)
-    runs = max(comparison.minimum_runs, min(101, int(comparison.seconds / max(2 * longest * repeats, 1e-6))))
+    runs = max(comparison.minimum_runs, min(101, int(comparison.seconds / max(2 * longest * (repeats + 1), 1e-6))))
     while len(mine) < runs:
-        mine.append(seconds_of(ours, repeats))
-        theirs.append(seconds_of(other, repeats))
+        for call, seconds in ((ours, mine), (other, theirs)):
+            if longest <= _NO_WARM_UP:
+                call()  # memory that the other one freed goes back to the system now, not on this one's time
+            seconds.append(seconds_of(call, repeats))
     low, middle, high = statistics.quantiles((b / a for a, b in zip(mine, theirs, strict=True)), n=4)
     pair = Pair(
         **comparison.key._asdict(),
