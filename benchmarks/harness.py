@@ -1,7 +1,8 @@
 """Timing two implementations in turn, in one process, after checking that they agree.
 
-Machines are shared and their clocks drift, so an absolute time means little: a pair is run A B A B ..., and what is
-reported is the ratio of neighbouring runs, each after an untimed call. Nothing is timed before its result was compared with the other's.
+Machines are shared and their clocks drift, so an absolute time means little: a pair is run A B A B ..., each run after
+an untimed call, and what is reported is the ratio of neighbouring runs. Nothing is timed before its result was compared
+with the other's.
 
 A benchmark is a module ``ops/bench_<op>.py`` or ``stages/bench_<stage>.py`` whose ``measure(quick)`` yields, with cases
 from ``s2d/testing/cases``,
