@@ -178,7 +178,8 @@ def roof(pairs: dict[str, Pair], copy: float, peak: float) -> str:
     points = {name: (p.flops / p.bytes, p.flops / p.ours_ms / 1e6, title_of(p)) for name, p in pairs.items()}
     ridge = peak / copy
     x = Scale.over([*(x for x, _, _ in points.values()), ridge / 8, ridge * 8], width - left - 20, 1.6)
-    y = Scale.over([*(y for _, y, _ in points.values()), peak], height - top - bottom, 1.6)
+    speeds = [speed for _, speed, _ in points.values()]  # below the lowest there is room for names
+    y = Scale.over([*speeds, min(speeds) / 3, peak], height - top - bottom, 1.6)
 
     def place(intensity: float, speed: float) -> tuple[float, float]:
         return round(left + x(intensity), 1), round(height - bottom - y(speed), 1)
@@ -230,7 +231,7 @@ def history(content: dict) -> list[str]:
         for n, entry in enumerate(entries):
             mean = math.exp(sum(math.log(entry["ratios"][key]) for key in common) / len(common))
             points.append((2.0**n, mean, f"{entry['commit']}, {entry['date']}: {number(mean)}"))
-        series = Series(f"mean of {len(common)} ratios", tuple(points))
+        series = Series(f"mean of {len(common)} ratios" if len(common) > 1 else "one ratio", tuple(points))
         panels.append(panel(suite, [series], "commit", names))
     return panels
 
