@@ -22,17 +22,18 @@ inline void prefer_large_pages([[maybe_unused]] void* memory, [[maybe_unused]] i
 #endif
 }
 
-// Memory that is read at random, not initialised: on large pages, of which the processor knows every place.
+// Memory that is read at random, not initialised: of large pages the processor keeps all addresses at hand.
 template <typename T>
 class Scattered {
  public:
   explicit Scattered(int64_t number) {
     constexpr size_t kPage = size_t{1} << 21;
-    const size_t bytes = static_cast<size_t>(number) * sizeof(T);
-    const size_t alignment = bytes < kPage / 2 ? size_t{64} : kPage;
-    memory_.reset(static_cast<T*>(std::aligned_alloc(alignment, (bytes / alignment + 1) * alignment)));
+    const size_t wanted = static_cast<size_t>(number) * sizeof(T);
+    const size_t alignment = wanted < kPage / 2 ? size_t{64} : kPage;
+    const size_t bytes = (wanted / alignment + 1) * alignment;
+    memory_.reset(static_cast<T*>(std::aligned_alloc(alignment, bytes)));
     if (!memory_) throw std::bad_alloc();
-    prefer_large_pages(memory_.get(), static_cast<int64_t>((bytes / alignment + 1) * alignment));
+    prefer_large_pages(memory_.get(), static_cast<int64_t>(bytes));
   }
 
   T* data() { return memory_.get(); }

@@ -7,6 +7,7 @@
 #include <cstring>
 #include <limits>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "../common/simd.h"
@@ -73,18 +74,16 @@ S2D_TARGET_AVX512 inline Found find_avx512(const float* values, int64_t number, 
 }
 #endif
 
-inline Found find(const std::vector<float>& values, uint32_t low, uint32_t high, int32_t* indices) {
+template <typename T>
+Found find(const std::vector<T>& values, Key<T> low, Key<T> high, int32_t* indices) {
   const auto number = static_cast<int64_t>(values.size());
 #if defined(S2D_X86)
-  if (isa() == Isa::avx512) return find_avx512(values.data(), number, low, high, indices);
+  if constexpr (std::is_same_v<T, float>) {
+    if (isa() == Isa::avx512) return find_avx512(values.data(), number, low, high, indices);
+  }
 #endif
   Found found;
   find(values.data(), 0, number, low, high, indices, found);
-  return found;
-}
-inline Found find(const std::vector<double>& values, uint64_t low, uint64_t high, int32_t* indices) {
-  Found found;
-  find(values.data(), 0, static_cast<int64_t>(values.size()), low, high, indices, found);
   return found;
 }
 
@@ -99,7 +98,8 @@ std::pair<Key<T>, Key<T>> bracket(const std::vector<T>& values, int64_t chosen, 
   const auto number = static_cast<double>(sample.size());
   const double share = static_cast<double>(chosen) / static_cast<double>(values.size());
   const double spread = 4 * std::sqrt(share * (1 - share) / number);
-  const double first = std::floor((share - spread) * number), last = std::ceil((share + spread) * number);
+  const double first = std::min(std::floor((share - spread) * number), number - 1);
+  const double last = std::ceil((share + spread) * number);
   auto from = sample.begin();
   if (first >= 0) {
     from += static_cast<int64_t>(first);

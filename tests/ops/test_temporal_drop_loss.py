@@ -175,6 +175,17 @@ def test_a_sample_that_misleads_changes_nothing(value, dtype):
         torch.testing.assert_close(a, b)
 
 
+def test_all_of_many_candidates_may_be_chosen():
+    logits, target, keep = make(FEW)
+    candidates, uniform = torch.rand(2, 5000, 2), torch.rand(2, 0, 2)
+    ours, wanted = (
+        losses_and_gradient(logits, target, keep, 5000, points=points, oversample=1.0, importance=1.0, impl=impl)
+        for points, impl in (((candidates, uniform), "native"), (candidates, "reference"))
+    )
+    for a, b in zip(ours, wanted, strict=True):
+        torch.testing.assert_close(a, b)
+
+
 def test_drawn_points_fill_the_square_evenly():
     points = draw_points(torch.tensor(2**40 + 5), 3, 4001, CANDIDATES)
     assert points.shape == (3, 4001, 2)
