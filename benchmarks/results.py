@@ -21,9 +21,8 @@ from benchmarks.suites import OPS, STAGES
 from s2d.data.files import atomic_write, read_json
 from s2d.errors import InputError
 
-_LINE = 600
-
 MACHINE = ("processor", "cores", "cpu_isa")
+_LINE = 600  # what is shorter than so many characters stands on one line of a file
 
 
 def place(facts: dict[str, Any]) -> Path:
@@ -71,9 +70,9 @@ def keep(suite: str, part: dict[str, Any]) -> Path:
 
 def keep_pairs(suite: str, pairs: Iterable[Pair], missing: Iterable[Missing]) -> Path:
     """The same of timed pairs, with their history."""
-    facts, pairs = environment(), list(pairs)
+    facts, pairs = environment(), list(map(_rounded, pairs))
     path = keep(
-        suite, {"environment": facts, "pairs": [_rounded(p) for p in pairs], "missing": [asdict(m) for m in missing]}
+        suite, {"environment": facts, "pairs": [asdict(p) for p in pairs], "missing": [asdict(m) for m in missing]}
     )
     content = read(path)
     entry = {"suite": suite, "commit": facts["commit"], "date": facts["date"], "ratios": ratios(pairs)}
@@ -83,15 +82,13 @@ def keep_pairs(suite: str, pairs: Iterable[Pair], missing: Iterable[Missing]) ->
     return path
 
 
-def _rounded(pair: Pair) -> dict[str, Any]:
-    return {key: float(f"{v:.6g}") if isinstance(v, float) else v for key, v in asdict(pair).items()}
+def _rounded(pair: Pair) -> Pair:
+    return Pair(**{key: float(f"{v:.6g}") if isinstance(v, float) else v for key, v in asdict(pair).items()})
 
 
 def ratios(pairs: Iterable[Pair]) -> dict[str, float]:
     """Those that have a goal, on one thread, by what they are of."""
-    return {
-        f"{p.op} | {p.case} | {p.peer}": float(f"{p.ratio:.6g}") for p in pairs if p.goal is not None and p.threads == 1
-    }
+    return {f"{p.op} | {p.case} | {p.peer}": p.ratio for p in pairs if p.goal is not None and p.threads == 1}
 
 
 def keep_ceilings() -> Path:

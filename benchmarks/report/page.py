@@ -218,11 +218,11 @@ def roof(pairs: dict[str, Pair], copy: float, peak: float) -> str:
     return f'<svg viewBox="0 0 {width} {height}" role="img">{"".join(parts)}</svg>'
 
 
-def history(content: dict) -> list[str]:
+def history(suites: dict[str, list[Pair]], kept: list[dict]) -> list[str]:
     """Of each suite that was kept more than once: the ratios with a goal, by commit, and their geometric mean."""
     panels = []
-    for suite in results.pairs_of(content):
-        entries = sorted((e for e in content["history"] if e["suite"] == suite), key=lambda entry: entry["date"])
+    for suite in suites:
+        entries = sorted((e for e in kept if e["suite"] == suite), key=lambda entry: entry["date"])
         common = set.intersection(*(set(entry["ratios"]) for entry in entries)) if entries else set()
         if len(entries) < 2 or not common:
             continue
@@ -236,11 +236,11 @@ def history(content: dict) -> list[str]:
     return panels
 
 
-def measured(content: dict) -> Iterator[str]:
+def measured(suites: dict[str, list[Pair]], kept: dict[str, dict]) -> Iterator[str]:
     yield "<h2>What was measured where</h2><div class='wide'><table>"
     yield "<tr><th>suite<th>commit<th>date<th>torch<th>python<th>pairs<th>missing peers</tr>"
-    for name, pairs in results.pairs_of(content).items():
-        suite = content["suites"][name]
+    for name, pairs in suites.items():
+        suite = kept[name]
         facts = [suite["environment"].get(key) or "" for key in ("commit", "date", "torch", "python")]
         absent = "; ".join(sorted({f"{one['peer']}: {one['reason']}" for one in suite.get("missing", [])}))
         cells = [name, *facts, len(pairs), absent or "none"]
@@ -269,8 +269,10 @@ def section(content: dict) -> str:
         charts("Against the density of masks", "The sparser the masks, the more there is to skip.", density_panels),
         *threads(suites),
         *roofline(suites, content["ceilings"]),
-        charts("Across commits", "Geometric means of the ratios that have a goal.", history(content)),
-        *measured(content),
+        charts(
+            "Across commits", "Geometric means of the ratios that have a goal.", history(suites, content["history"])
+        ),
+        *measured(suites, content["suites"]),
     ]
     return "\n".join(parts)
 

@@ -316,10 +316,11 @@ def measure(data: cases.Data, variants: Sequence[str], seeds: Sequence[int], ste
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--real", action="store_true", help="the real clips under $S2D_TEST_DATA instead")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--real", action="store_true", help="the real clips under $S2D_TEST_DATA instead")
+    which.add_argument("--why", action="store_true", help="what the teacher's targets are worth")
     parser.add_argument("--tuning", action="store_true", help="other clips and a seed that settings may be chosen on")
     parser.add_argument("--variants", nargs="+", choices=cases.ALL, help="some of the variants")
-    parser.add_argument("--why", action="store_true", help="what the teacher's targets are worth")
     parser.add_argument("--quick", action="store_true", help="two steps on two clips, to see that it works")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes (default: one a core)")
     parser.add_argument("--work", type=Path, default=WORK, help="folder of the runs")

@@ -213,11 +213,9 @@ class Examined:
         return [self._examined(*pair) for pair in zip(self._ask(*arguments), self._feed.truth, strict=True)]
 
     def _examined(self, found: ClipTargets, truth: ClipTargets) -> ClipTargets:
-        self.clips, self.targets, self.instances = (
-            self.clips + 1,
-            self.targets + len(found),
-            self.instances + len(truth),
-        )
+        self.clips += 1
+        self.targets += len(found)
+        self.instances += len(truth)
         meant: list[int] = []
         for values in mask_iou(found.bits, truth.bits).tolist():
             best = max(range(len(values)), key=values.__getitem__, default=None)
@@ -316,7 +314,8 @@ class Variant(NamedTuple):
         then: what the run is called after a dense round, of a third of its steps on top.
         many: whether keymasks, as noisy as the others, are on four of five frames.
         teacher: whose the further targets are: ``"itself"``; ``"examined"``, which is counted, too; ``"exact"``, the
-            true masks of the instances that it means; ``"all instances"``, the true masks of all.
+            true masks of the instances that it means; ``"all instances"``, the true masks of all. Its targets are then
+            the paper's: from a score of 0.75, with the class loss.
     """
 
     title: str
@@ -338,7 +337,7 @@ VARIANTS = {
     "f": Variant("c + frame_drop 0.3", distill=True, frame_drop=0.3),
     "g": Variant("c + label_drop 0.2", distill=True, label_drop=0.2),
 }
-# Why the teacher helps or does not. Its targets are those of the paper: from a score of 0.75, with the class loss.
+# Why the teacher helps or does not.
 EXAMINED = {
     "h": Variant("b + targets from 0.75", distill=True, teacher="examined"),
     "i": Variant("h, masks made exact", distill=True, teacher="exact"),
